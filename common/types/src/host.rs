@@ -1,0 +1,52 @@
+//! What a host is and how it is: written by its worker.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::name::HostName;
+use crate::time::Micros;
+
+/// A host as its worker describes it. Key: `hosts/<name>`. Whether it is alive is a leased key apart (`alive/<name>`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostReport {
+    pub name: HostName,
+    pub version: String,
+    pub kernel: String,
+    /// `v1` or `v2`.
+    pub cgroup: String,
+    /// `btrfs` (disk limits hold) or `directory` (they do not).
+    pub storage: String,
+    pub capacity: Capacity,
+    pub checks: Vec<Check>,
+    pub started_at: Micros,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    pub cpu_millis: u64,
+    pub memory_mib: u64,
+    pub disk_mib: u64,
+}
+
+/// One thing the preflight looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Stable, snake_case: `idmapped_mounts`.
+    pub name: String,
+    pub outcome: CheckOutcome,
+    /// What was found; for a warning or failure also what to do.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckOutcome {
+    Ok,
+    /// Works, with something missing.
+    Warning,
+    /// Nodes cannot run here.
+    Failed,
+}

@@ -1,0 +1,22 @@
+//! The words that every part of Docklet speaks: names, ids, specs, plans, reports, views.
+//!
+//! Everything here is data with validation and no I/O, so that the pure crates can use it. A value of one of
+//! these types is valid by construction: parse at the edge, trust inside.
+
+pub mod agent;
+pub mod config;
+pub mod host;
+pub mod id;
+pub mod image;
+pub mod kernel_names;
+pub mod name;
+pub mod net;
+pub mod paths;
+pub mod plan;
+pub mod problem;
+pub mod report;
+pub mod size;
+pub mod spec;
+pub mod status;
+pub mod time;
+pub mod view;

@@ -1,0 +1,130 @@
+//! Where things lie under FS_PREFIX. One place, so that no two parts disagree.
+
+use std::path::{Path, PathBuf};
+
+use crate::id::{NodeId, VclusterId};
+use crate::name::{ImageName, UserName};
+
+/// All paths of one installation on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    prefix: PathBuf,
+}
+
+impl Paths {
+    #[must_use]
+    pub fn new(fs_prefix: impl Into<PathBuf>) -> Self {
+        Self { prefix: fs_prefix.into() }
+    }
+
+    #[must_use]
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+    /// Everything of this host alone.
+    #[must_use]
+    pub fn local(&self) -> PathBuf {
+        self.prefix.join("local")
+    }
+    /// Shared by all hosts: user data, images.
+    #[must_use]
+    pub fn global(&self) -> PathBuf {
+        self.prefix.join("global")
+    }
+    #[must_use]
+    pub fn generated_password(&self) -> PathBuf {
+        self.local().join("generated_password.txt")
+    }
+    #[must_use]
+    pub fn log_file(&self, program: &str) -> PathBuf {
+        self.local().join("log").join(format!("{program}.log"))
+    }
+    #[must_use]
+    pub fn pid_file(&self, program: &str) -> PathBuf {
+        self.run().join(format!("{program}.pid"))
+    }
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.local().join("run")
+    }
+    /// The worker's socket for the master of the same host; only root may connect.
+    #[must_use]
+    pub fn worker_socket(&self) -> PathBuf {
+        self.run().join("worker.sock")
+    }
+    /// The local etcd: its data, and the certificates that reach it.
+    #[must_use]
+    pub fn etcd(&self) -> PathBuf {
+        self.local().join("etcd")
+    }
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.local().join("master").join("docklet.db")
+    }
+    /// Where nodes write: a btrfs file system, or a plain directory.
+    #[must_use]
+    pub fn pool(&self) -> PathBuf {
+        self.local().join("pool")
+    }
+    /// The sparse file behind the pool where STORAGE=file.
+    #[must_use]
+    pub fn pool_file(&self) -> PathBuf {
+        self.local().join("pool.img")
+    }
+    /// The disk of one node: `upper` and `work`.
+    #[must_use]
+    pub fn node_disk(&self, id: NodeId) -> PathBuf {
+        self.pool().join("nodes").join(id.to_string())
+    }
+    #[must_use]
+    pub fn node_disks(&self) -> PathBuf {
+        self.pool().join("nodes")
+    }
+    /// Host-side state of one node: configuration, console log, sockets.
+    #[must_use]
+    pub fn node_state(&self, id: NodeId) -> PathBuf {
+        self.node_states().join(id.to_string())
+    }
+    #[must_use]
+    pub fn node_states(&self) -> PathBuf {
+        self.local().join("nodes")
+    }
+    /// Host-side state of one vcluster: its hosts file and keys.
+    #[must_use]
+    pub fn vcluster_state(&self, id: VclusterId) -> PathBuf {
+        self.vcluster_states().join(id.to_string())
+    }
+    #[must_use]
+    pub fn vcluster_states(&self) -> PathBuf {
+        self.local().join("vclusters")
+    }
+    /// liblxc's own directory of containers.
+    #[must_use]
+    pub fn lxc(&self) -> PathBuf {
+        self.local().join("lxc")
+    }
+    /// Layers unpacked on this host.
+    #[must_use]
+    pub fn unpacked_images(&self) -> PathBuf {
+        self.local().join("images")
+    }
+    /// The worker's copy of its plans, for a start without etcd.
+    #[must_use]
+    pub fn worker_state(&self) -> PathBuf {
+        self.local().join("worker")
+    }
+    /// OCI image layouts, one directory per image.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.global().join("images")
+    }
+    #[must_use]
+    pub fn image_layout(&self, name: &ImageName) -> PathBuf {
+        self.images().join(name.as_str())
+    }
+    /// A user's data: `~/nfs` in each of the user's nodes.
+    #[must_use]
+    pub fn user_data(&self, user: &UserName) -> PathBuf {
+        self.global().join("users").join(user.as_str()).join("data")
+    }
+}

@@ -1,0 +1,65 @@
+//! What one host should do: written by the planner, read by that host's worker.
+
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+use crate::id::{IdRange, NodeId, VclusterId};
+use crate::image::ImageRef;
+use crate::name::{HostName, NodeName, UserName, VclusterName};
+use crate::net::{Mac, Subnet};
+use crate::size::Size;
+use crate::spec::{VclusterKeys, Wanted};
+
+/// One node on one host. Key: `plans/<host>/nodes/<id>`. A worker refuses a generation older than one it has seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodePlan {
+    pub id: NodeId,
+    pub vcluster: VclusterId,
+    pub owner: UserName,
+    pub name: NodeName,
+    pub generation: u64,
+    pub wanted: Wanted,
+    /// A higher number asks for the node to be stopped and started once more (retry after a failure).
+    pub attempt: u32,
+    pub image: ImageRef,
+    pub size: Size,
+    pub range: IdRange,
+    pub ip: Ipv4Addr,
+    pub mac: Mac,
+}
+
+/// The part of a vcluster that a host needs while it holds nodes of it. Key: `plans/<host>/vclusters/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VclusterPlan {
+    pub id: VclusterId,
+    pub owner: UserName,
+    pub name: VclusterName,
+    pub generation: u64,
+    /// `Running` while the host holds any node of it (started or not), else `Absent`.
+    pub wanted: Wanted,
+    pub range: IdRange,
+    pub network: Network,
+    /// Every node of the vcluster, on whichever host.
+    pub peers: Vec<Peer>,
+    pub keys: VclusterKeys,
+}
+
+/// The address block of a vcluster. Key: `networks/<vcluster-id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub subnet: Subnet,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    pub name: NodeName,
+    pub ip: Ipv4Addr,
+    pub mac: Mac,
+    pub host: HostName,
+}

@@ -1,0 +1,295 @@
+//! The REST API's requests and answers: one set of types for server, command line, portal and tests.
+//!
+//! Requests carry raw texts where a person typed them; the server parses them into newtypes and names the field that
+//! is wrong.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::host::{Capacity, Check};
+use crate::report::{Reason, Step};
+use crate::size::Size;
+use crate::status::Status;
+
+/// `POST /api/v1/sessions`
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    pub username: String,
+    pub password: String,
+}
+
+/// The answer to a sign-in.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// For `Authorization: Bearer`. Shown once; only its hash is kept.
+    pub token: String,
+    /// RFC 3339.
+    pub expires_at: String,
+}
+
+/// `GET /api/v1/me`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Me {
+    pub username: String,
+    pub role: Role,
+    pub usage: UsageView,
+    /// Absent for administrators, who have no cap.
+    pub quota: Option<QuotaView>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Admin,
+    User,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UsageView {
+    pub vclusters: u32,
+    pub nodes: u32,
+    pub cpu: f64,
+    pub memory_mib: u64,
+    pub disk_mib: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QuotaView {
+    pub nodes: u32,
+    pub cpu: f64,
+    pub memory_mib: u64,
+}
+
+/// `POST /api/v1/vclusters`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVcluster {
+    #[schema(example = "demo")]
+    pub name: String,
+    /// How many nodes, from 1.
+    #[schema(example = 3)]
+    pub nodes: i64,
+    /// An image's name; the configured default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The size of each node; the configured default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<SizeRequest>,
+}
+
+/// A size with defaults for what is left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SizeRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<i64>,
+}
+
+/// `PATCH /api/v1/vclusters/{name}`: scales to that many nodes. Scaling in removes the nodes that came last.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleVcluster {
+    pub nodes: i64,
+}
+
+/// A vcluster as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VclusterView {
+    pub id: String,
+    pub name: String,
+    pub owner: String,
+    pub status: Status,
+    /// Why it is not as wanted.
+    pub reason: Option<Reason>,
+    pub image: String,
+    pub size: Size,
+    /// Nodes that are wanted.
+    pub nodes: u32,
+    /// Nodes that are ready.
+    pub nodes_ready: u32,
+    /// Its private network, once it has one: `172.16.0.0/26`.
+    pub subnet: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    pub changed_at: String,
+    /// Counts changes; a client can tell whether what it sees answers its own request.
+    pub generation: u64,
+    /// The newest change.
+    pub operation: Option<OperationView>,
+}
+
+/// One change somebody asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationView {
+    pub id: String,
+    /// `create`, `start`, `stop`, `scale`, `delete`, `retry`.
+    pub action: String,
+    /// Who asked.
+    pub actor: String,
+    /// `running`, `done`, `failed`, or `superseded` by a later change.
+    pub outcome: String,
+    pub started_at: String,
+    /// Absent while it runs.
+    pub ended_at: Option<String>,
+    /// From request to outcome, or to now.
+    pub millis: u64,
+    pub steps: Vec<StepView>,
+    pub reason: Option<Reason>,
+}
+
+/// One step over all nodes of the vcluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StepView {
+    pub step: Step,
+    /// Nodes through with it.
+    pub done: u32,
+    /// Nodes that need it.
+    pub total: u32,
+    /// From the first node's beginning to the last node's end, or to now.
+    pub millis: u64,
+    pub finished: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    pub name: String,
+    pub status: Status,
+    pub reason: Option<Reason>,
+    pub ip: Option<String>,
+    pub host: Option<String>,
+    pub image: String,
+    pub size: Size,
+    /// From the plan to ready, of the last start.
+    pub ready_millis: Option<u64>,
+}
+
+/// `POST …/nodes/{node}/exec`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// Goes to exec as it is; no shell in between.
+    #[schema(example = json!(["hostname"]))]
+    pub argv: Vec<String>,
+    #[serde(default)]
+    pub stdin: String,
+    /// 1 to 3600; 60 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecResult {
+    /// 128 + n where signal n ended it.
+    pub exit_code: i32,
+    pub stdout: String,
+    pub stderr: String,
+    /// Output over 1 MiB was cut.
+    pub truncated: bool,
+}
+
+/// `POST …/nodes/{node}/apps/jupyter`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppView {
+    pub name: String,
+    pub port: u16,
+    /// Where a browser opens it.
+    pub url: String,
+    pub status: AppStatus,
+    pub reason: Option<Reason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AppStatus {
+    Stopped,
+    Starting,
+    /// The port answers.
+    Running,
+    Failed,
+}
+
+/// `GET …/nodes/{node}/logs`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Logs {
+    pub text: String,
+}
+
+/// `POST /api/v1/users`
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUser {
+    pub username: String,
+    /// 8 to 256 characters.
+    pub password: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// `PATCH /api/v1/users/{name}`. Users may change their own password, giving the current one; the rest is for administrators.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeUser {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UserView {
+    pub username: String,
+    pub role: Role,
+    pub disabled: bool,
+    pub created_at: String,
+    /// The last sign-in.
+    pub last_seen: Option<String>,
+    pub usage: UsageView,
+    /// The host's first user id of this user's nodes.
+    pub first_id: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageView {
+    pub name: String,
+    pub digest: String,
+    pub description: Option<String>,
+    /// Of the compressed layers.
+    pub bytes: u64,
+    pub created_at: Option<String>,
+    pub is_default: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    pub name: String,
+    /// `ready`, `unreachable` or `failed` (a check failed).
+    pub status: String,
+    pub version: String,
+    pub kernel: String,
+    pub cgroup: String,
+    pub storage: String,
+    pub capacity: Capacity,
+    /// The sum of the limits of the nodes placed there.
+    pub allocated: Capacity,
+    pub nodes: u32,
+    pub nodes_ready: u32,
+    pub checks: Vec<Check>,
+    pub started_at: String,
+}
+
+/// An event of `GET /api/v1/events`: the vcluster changed; `view` is absent when it is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VclusterEvent {
+    pub owner: String,
+    pub name: String,
+    pub view: Option<VclusterView>,
+}

@@ -1,0 +1,2 @@
+//! docklet-master
+fn main() {}

@@ -1,0 +1,2 @@
+//! docklet-bench
+fn main() {}

@@ -1,0 +1,2 @@
+//! docklet-cli
+fn main() {}

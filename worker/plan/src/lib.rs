@@ -1,0 +1,1 @@
+//! docklet-worker-plan

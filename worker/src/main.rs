@@ -1,0 +1,2 @@
+//! docklet-worker
+fn main() {}
