@@ -1,0 +1,1 @@
+//! A local etcd, started and supervised where the configuration asks for one.

@@ -1,0 +1,1 @@
+//! The planner loop and the in-memory view of the cluster.
