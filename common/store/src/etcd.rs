@@ -1,0 +1,235 @@
+//! etcd behind the [`Store`] trait.
+//!
+//! Unary calls recover by themselves after a member restarts; a watch ends, and the caller lists again (see `mirror`).
+//! Every call has a deadline, because a channel without a reachable member would wait for ever.
+
+use async_trait::async_trait;
+use etcd_client as api;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch, Write};
+
+/// How long one call may take before the store counts as unreachable.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Entries per page of a list, so that no answer nears gRPC's message limit.
+const PAGE: i64 = 1000;
+
+/// Where the members are and how to prove who we are.
+#[derive(Debug, Clone)]
+pub struct EtcdAddress {
+    /// `host:port` each.
+    pub members: Vec<String>,
+    /// A directory with `ca.crt`, `client.crt` and `client.key`; plain HTTP where absent.
+    pub certificates: Option<PathBuf>,
+}
+
+/// Why etcd cannot even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot read the etcd certificate {path}")]
+    Certificate { path: PathBuf, #[source] source: std::io::Error },
+    #[error("cannot set up the connection to etcd")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct EtcdStore {
+    client: api::Client,
+}
+
+impl EtcdStore {
+    /// Sets up the connection; members are reached with the first call.
+    ///
+    /// # Errors
+    /// Where a certificate cannot be read or is none.
+    pub async fn connect(address: &EtcdAddress) -> std::result::Result<Self, ConnectError> {
+        let mut options = api::ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(Duration::from_secs(2))
+            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(5))
+            .with_keep_alive_while_idle(true);
+        if let Some(dir) = &address.certificates {
+            let read = |name: &str| read_file(&dir.join(name));
+            let tls = api::TlsOptions::new()
+                .ca_certificate(api::Certificate::from_pem(read("ca.crt")?))
+                .identity(api::Identity::from_pem(read("client.crt")?, read("client.key")?));
+            options = options.with_tls(tls);
+        }
+        let client = api::Client::connect(&address.members, Some(options)).await.map_err(|e| ConnectError::Setup(Box::new(e)))?;
+        Ok(Self { client })
+    }
+
+    /// Whether a member answers a linearised read, that is, whether there is a quorum.
+    pub async fn is_healthy(&self) -> bool {
+        self.get("/docklet/health").await.is_ok()
+    }
+}
+
+fn read_file(path: &Path) -> std::result::Result<Vec<u8>, ConnectError> {
+    std::fs::read(path).map_err(|source| ConnectError::Certificate { path: path.to_owned(), source })
+}
+
+/// Sorts an error into "may work later" and "will not".
+fn sorted(action: &'static str, error: api::Error) -> StoreError {
+    let refused = match &error {
+        // gRPC codes: invalid argument 3, not found 5, permission denied 7, failed precondition 9, out of range 11, unauthenticated 16.
+        api::Error::GRpcStatus(status) => matches!(status.code() as i32, 3 | 5 | 7 | 9 | 11 | 16),
+        api::Error::InvalidArgs(_) => true,
+        _ => false,
+    };
+    if refused {
+        StoreError::Refused { action, source: Box::new(error) }
+    } else {
+        StoreError::Unavailable { action, source: Some(Box::new(error)) }
+    }
+}
+
+async fn within<T>(action: &'static str, call: impl Future<Output = std::result::Result<T, api::Error>>) -> Result<T> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(answer) => answer.map_err(|e| sorted(action, e)),
+        Err(_) => Err(StoreError::Unavailable { action, source: None }),
+    }
+}
+
+fn entry(kv: &api::KeyValue) -> Entry {
+    Entry { key: String::from_utf8_lossy(kv.key()).into_owned(), value: kv.value().to_vec(), revision: kv.mod_revision() }
+}
+
+/// The first key after all that start with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        let mut client = self.client.kv_client();
+        let answer = within("read a key", client.get(key, None)).await?;
+        Ok(answer.kvs().first().map(entry))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing> {
+        let mut client = self.client.kv_client();
+        let end = prefix_end(prefix);
+        let mut from = prefix.as_bytes().to_vec();
+        let mut revision = 0;
+        let mut entries = Vec::new();
+        loop {
+            // All pages as of the first one's revision.
+            let options = api::GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let answer = within("list keys", client.get(from.clone(), Some(options))).await?;
+            if revision == 0 {
+                revision = answer.header().map_or(0, api::ResponseHeader::revision);
+            }
+            entries.extend(answer.kvs().iter().map(entry));
+            match answer.kvs().last() {
+                Some(last) if answer.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => return Ok(Listing { entries, revision }),
+            }
+        }
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Outcome> {
+        let compares: Vec<api::Compare> = txn
+            .compares
+            .into_iter()
+            .map(|compare| match compare {
+                Compare::Absent { key } => api::Compare::version(key, api::CompareOp::Equal, 0),
+                Compare::Unchanged { key, revision } => api::Compare::mod_revision(key, api::CompareOp::Equal, revision),
+            })
+            .collect();
+        let writes: Vec<api::TxnOp> = txn
+            .writes
+            .into_iter()
+            .map(|write| match write {
+                Write::Put { key, value, lease } => {
+                    let options = lease.map(|l| api::PutOptions::new().with_lease(l.0));
+                    api::TxnOp::put(key, value, options)
+                }
+                Write::Delete { key } => api::TxnOp::delete(key, None),
+            })
+            .collect();
+        let mut client = self.client.kv_client();
+        let answer = within("commit a transaction", client.txn(api::Txn::new().when(compares).and_then(writes))).await?;
+        if answer.succeeded() {
+            Ok(Outcome::Committed { revision: answer.header().map_or(0, api::ResponseHeader::revision) })
+        } else {
+            Ok(Outcome::Conflict)
+        }
+    }
+
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>> {
+        let mut client = self.client.watch_client();
+        let options = api::WatchOptions::new().with_prefix().with_start_revision(revision);
+        let stream = within("watch keys", client.watch(prefix, Some(options))).await?;
+        Ok(Box::new(EtcdWatch { stream }))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
+        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        let answer = within("grant a lease", self.client.lease_client().grant(seconds, None)).await?;
+        Ok(LeaseId(answer.id()))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool> {
+        within("keep a lease", async {
+            // The call sends one keep-alive and reads its answer; a lease that is gone is told as this error.
+            match self.client.lease_client().keep_alive(lease.0).await {
+                Err(api::Error::LeaseKeepAliveError(_)) => Ok(false),
+                other => other.map(|_| true),
+            }
+        })
+        .await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        let mut client = self.client.lease_client();
+        match within("revoke a lease", client.revoke(lease.0)).await {
+            // Already gone.
+            Err(StoreError::Refused { .. }) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+struct EtcdWatch {
+    stream: api::WatchStream,
+}
+
+#[async_trait]
+impl Watch for EtcdWatch {
+    async fn next(&mut self) -> Result<Vec<Event>> {
+        loop {
+            let message = match self.stream.message().await {
+                Ok(Some(message)) if !message.canceled() => message,
+                _ => return Err(StoreError::WatchEnded),
+            };
+            let events: Vec<Event> = message
+                .events()
+                .iter()
+                .filter_map(|event| {
+                    let kv = event.kv()?;
+                    Some(match event.event_type() {
+                        api::EventType::Put => Event::Put(entry(kv)),
+                        api::EventType::Delete => Event::Delete { key: String::from_utf8_lossy(kv.key()).into_owned(), revision: kv.mod_revision() },
+                    })
+                })
+                .collect();
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! A key that says "I am here": held by a lease for as long as its holder lives and reaches the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{LeaseId, Result, Store, Txn, Write};
+
+/// Puts `key` under a lease of `ttl` and keeps it, through interruptions, until dropped. After a drop (or a crash) the
+/// key goes when the lease runs out.
+pub struct Held {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Held {
+    #[must_use]
+    pub fn start(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration) -> Self {
+        Self { task: tokio::spawn(hold(store, key, value, ttl)) }
+    }
+}
+
+async fn hold(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration) {
+    let mut lease: Option<LeaseId> = None;
+    loop {
+        let kept = match lease {
+            Some(id) => store.keep_alive(id).await,
+            None => Ok(false),
+        };
+        match kept {
+            Ok(true) => tokio::time::sleep(ttl / 3).await,
+            Ok(false) => match take(store.as_ref(), &key, &value, ttl).await {
+                Ok(id) => lease = Some(id),
+                Err(error) => {
+                    tracing::debug!(key, %error, "cannot take the lease; trying again");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            },
+            Err(error) => {
+                tracing::debug!(key, %error, "cannot keep the lease; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+async fn take(store: &dyn Store, key: &str, value: &[u8], ttl: Duration) -> Result<LeaseId> {
+    let lease = store.grant(ttl).await?;
+    let write = Write::Put { key: key.to_owned(), value: value.to_vec(), lease: Some(lease) };
+    store.txn(Txn { compares: Vec::new(), writes: vec![write] }).await?;
+    Ok(lease)
+}

@@ -1,0 +1,141 @@
+//! What keys look like: the one place that knows. All lie under `/docklet/<cluster>/`.
+
+use docklet_types::id::{NodeId, VclusterId};
+use docklet_types::name::{ClusterName, HostName, UserName, VclusterName};
+use docklet_types::net::Subnet;
+
+/// A key, parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// `specs/<id>`: what a user wants.
+    Spec(VclusterId),
+    /// `names/<owner>/<name>`: the id of the vcluster of that name.
+    Name(UserName, VclusterName),
+    /// `usage/<owner>`: the sum over the owner's vclusters.
+    Usage(UserName),
+    /// `networks/<id>`: subnet and VNI of a vcluster.
+    Network(VclusterId),
+    /// `alloc/subnets/<base>-<prefix>`: taken by the vcluster in the value.
+    Subnet(Subnet),
+    /// `alloc/vnis/<vni>`: likewise.
+    Vni(u32),
+    /// `alloc/hosts/<host>`: counts placements, so that two planners cannot both take a host's last room.
+    HostAlloc(HostName),
+    /// `plans/<host>/nodes/<id>`
+    NodePlan(HostName, NodeId),
+    /// `plans/<host>/vclusters/<id>`
+    VclusterPlan(HostName, VclusterId),
+    /// `reports/<host>/nodes/<id>`
+    NodeReport(HostName, NodeId),
+    /// `reports/<host>/vclusters/<id>`
+    VclusterReport(HostName, VclusterId),
+    /// `hosts/<host>`
+    Host(HostName),
+    /// `alive/<host>`, leased.
+    Alive(HostName),
+}
+
+/// Makes and reads keys of one installation.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    root: String,
+}
+
+impl Keys {
+    #[must_use]
+    pub fn new(cluster: &ClusterName) -> Self {
+        Self { root: format!("/docklet/{cluster}/") }
+    }
+
+    /// The prefix of everything.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The prefix of all plans of one host: what its worker may read.
+    #[must_use]
+    pub fn plans_of(&self, host: &HostName) -> String {
+        format!("{}plans/{host}/", self.root)
+    }
+
+    /// The prefix of all reports of one host: what its worker may write.
+    #[must_use]
+    pub fn reports_of(&self, host: &HostName) -> String {
+        format!("{}reports/{host}/", self.root)
+    }
+
+    #[must_use]
+    pub fn write(&self, key: &Key) -> String {
+        let root = &self.root;
+        match key {
+            Key::Spec(id) => format!("{root}specs/{id}"),
+            Key::Name(owner, name) => format!("{root}names/{owner}/{name}"),
+            Key::Usage(owner) => format!("{root}usage/{owner}"),
+            Key::Network(id) => format!("{root}networks/{id}"),
+            Key::Subnet(subnet) => format!("{root}alloc/subnets/{}-{}", subnet.base(), subnet.prefix()),
+            Key::Vni(vni) => format!("{root}alloc/vnis/{vni}"),
+            Key::HostAlloc(host) => format!("{root}alloc/hosts/{host}"),
+            Key::NodePlan(host, id) => format!("{root}plans/{host}/nodes/{id}"),
+            Key::VclusterPlan(host, id) => format!("{root}plans/{host}/vclusters/{id}"),
+            Key::NodeReport(host, id) => format!("{root}reports/{host}/nodes/{id}"),
+            Key::VclusterReport(host, id) => format!("{root}reports/{host}/vclusters/{id}"),
+            Key::Host(host) => format!("{root}hosts/{host}"),
+            Key::Alive(host) => format!("{root}alive/{host}"),
+        }
+    }
+
+    /// `None` for a key of another version or another program: it is left alone.
+    #[must_use]
+    pub fn read(&self, key: &str) -> Option<Key> {
+        let parts: Vec<&str> = key.strip_prefix(&self.root)?.split('/').collect();
+        Some(match parts.as_slice() {
+            ["specs", id] => Key::Spec(id.parse().ok()?),
+            ["names", owner, name] => Key::Name(owner.parse().ok()?, name.parse().ok()?),
+            ["usage", owner] => Key::Usage(owner.parse().ok()?),
+            ["networks", id] => Key::Network(id.parse().ok()?),
+            ["alloc", "subnets", subnet] => Key::Subnet(subnet.replacen('-', "/", 1).parse().ok()?),
+            ["alloc", "vnis", vni] => Key::Vni(vni.parse().ok()?),
+            ["alloc", "hosts", host] => Key::HostAlloc(host.parse().ok()?),
+            ["plans", host, "nodes", id] => Key::NodePlan(host.parse().ok()?, id.parse().ok()?),
+            ["plans", host, "vclusters", id] => Key::VclusterPlan(host.parse().ok()?, id.parse().ok()?),
+            ["reports", host, "nodes", id] => Key::NodeReport(host.parse().ok()?, id.parse().ok()?),
+            ["reports", host, "vclusters", id] => Key::VclusterReport(host.parse().ok()?, id.parse().ok()?),
+            ["hosts", host] => Key::Host(host.parse().ok()?),
+            ["alive", host] => Key::Alive(host.parse().ok()?),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let keys = Keys::new(&"test".parse().unwrap());
+        let id = VclusterId::from_uuid(uuid::Uuid::from_u128(7));
+        let node = NodeId::from_uuid(uuid::Uuid::from_u128(8));
+        let host: HostName = "h1".parse().unwrap();
+        let user: UserName = "alice".parse().unwrap();
+        for key in [
+            Key::Spec(id),
+            Key::Name(user.clone(), "demo".parse().unwrap()),
+            Key::Usage(user),
+            Key::Network(id),
+            Key::Subnet("172.16.4.0/26".parse().unwrap()),
+            Key::Vni(77),
+            Key::HostAlloc(host.clone()),
+            Key::NodePlan(host.clone(), node),
+            Key::VclusterPlan(host.clone(), id),
+            Key::NodeReport(host.clone(), node),
+            Key::VclusterReport(host.clone(), id),
+            Key::Host(host.clone()),
+            Key::Alive(host),
+        ] {
+            assert_eq!(keys.read(&keys.write(&key)), Some(key));
+        }
+        assert_eq!(keys.read("/docklet/other/specs/x"), None);
+    }
+}

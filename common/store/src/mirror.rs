@@ -1,0 +1,149 @@
+//! A copy of a prefix in memory, kept by one list and one watch.
+//!
+//! The copy is folded into a [`View`] of the caller's choice, so that a document is decoded once per change and not
+//! once per read. After an interruption everything is listed again: a view must not care how often it hears a thing.
+
+use parking_lot::RwLock;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch as signal;
+
+use crate::{Event, Result, Store, Watch};
+
+/// What the entries are folded into.
+pub trait View: Send + Sync + 'static {
+    /// The key's value is now this; `None`: it is gone.
+    fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64);
+    /// Every key that the view holds, so that what vanished while nobody watched is noticed.
+    fn keys(&self) -> Vec<String>;
+}
+
+/// See the module. Dropping it ends the copying.
+pub struct Mirror<V> {
+    shared: Arc<Shared<V>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Shared<V> {
+    view: RwLock<V>,
+    revision: signal::Sender<i64>,
+    live: AtomicBool,
+}
+
+impl<V> Drop for Mirror<V> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<V: View> Mirror<V> {
+    /// Lists once, then follows in the background until dropped.
+    ///
+    /// # Errors
+    /// Where the first list fails. Later failures are retried.
+    pub async fn start(store: Arc<dyn Store>, prefix: String, view: V) -> Result<Self> {
+        let mirror = Self::start_cold(store.clone(), prefix, view);
+        mirror.wait_live().await;
+        Ok(mirror)
+    }
+
+    /// Begins with the view as given and lists as soon as the store answers.
+    pub fn start_cold(store: Arc<dyn Store>, prefix: String, view: V) -> Self {
+        let shared = Arc::new(Shared { view: RwLock::new(view), revision: signal::Sender::new(0), live: AtomicBool::new(false) });
+        let task = tokio::spawn(follow(store, prefix, shared.clone()));
+        Self { shared, task }
+    }
+
+    /// Reads the view. Keep it short: changes wait meanwhile.
+    pub fn read<T>(&self, f: impl FnOnce(&V) -> T) -> T {
+        f(&self.shared.view.read())
+    }
+
+    /// For views that collect what changed and hand it over.
+    pub fn write<T>(&self, f: impl FnOnce(&mut V) -> T) -> T {
+        f(&mut self.shared.view.write())
+    }
+
+    /// Tells of every batch of changes: the value is the revision that the view has reached.
+    #[must_use]
+    pub fn subscribe(&self) -> signal::Receiver<i64> {
+        self.shared.revision.subscribe()
+    }
+
+    /// Whether the copy follows the store now; if not, it is as of the last contact.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.shared.live.load(Ordering::Acquire)
+    }
+
+    /// Returns once the store answered and the view is whole.
+    pub async fn wait_live(&self) {
+        let mut receiver = self.subscribe();
+        while !self.is_live() {
+            if receiver.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns once the view holds everything up to `revision`, so that a writer reads its own write; `false` after `limit`.
+    pub async fn reached(&self, revision: i64, limit: Duration) -> bool {
+        let mut receiver = self.subscribe();
+        tokio::time::timeout(limit, receiver.wait_for(|at| *at >= revision)).await.is_ok_and(|r| r.is_ok())
+    }
+}
+
+async fn follow<V: View>(store: Arc<dyn Store>, prefix: String, shared: Arc<Shared<V>>) {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match list_and_watch(store.as_ref(), &prefix, &shared).await {
+            Ok(mut watch) => {
+                pause = Duration::from_millis(50);
+                while let Ok(events) = watch.next().await {
+                    apply(&shared, &events);
+                }
+                tracing::debug!(prefix, "watch ended; listing again");
+            }
+            Err(error) => tracing::debug!(prefix, %error, "the store does not answer; trying again"),
+        }
+        shared.live.store(false, Ordering::Release);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+async fn list_and_watch<V: View>(store: &dyn Store, prefix: &str, shared: &Shared<V>) -> Result<Box<dyn Watch>> {
+    let listing = store.list(prefix).await?;
+    let watch = store.watch(prefix, listing.revision + 1).await?;
+    {
+        let mut view = shared.view.write();
+        let present: HashSet<&str> = listing.entries.iter().map(|e| e.key.as_str()).collect();
+        for key in view.keys() {
+            if !present.contains(key.as_str()) {
+                view.apply(&key, None, listing.revision);
+            }
+        }
+        for entry in &listing.entries {
+            view.apply(&entry.key, Some(&entry.value), entry.revision);
+        }
+    }
+    shared.live.store(true, Ordering::Release);
+    shared.revision.send_modify(|at| *at = (*at).max(listing.revision));
+    Ok(watch)
+}
+
+fn apply<V: View>(shared: &Shared<V>, events: &[Event]) {
+    let mut view = shared.view.write();
+    let mut reached = 0;
+    for event in events {
+        reached = reached.max(event.revision());
+        match event {
+            Event::Put(entry) => view.apply(&entry.key, Some(&entry.value), entry.revision),
+            Event::Delete { key, revision } => view.apply(key, None, *revision),
+        }
+    }
+    drop(view);
+    shared.revision.send_modify(|at| *at = (*at).max(reached));
+}
