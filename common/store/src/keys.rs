@@ -2,7 +2,6 @@
 
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::{ClusterName, HostName, UserName, VclusterName};
-use docklet_types::net::Subnet;
 
 /// A key, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -15,10 +14,8 @@ pub enum Key {
     Usage(UserName),
     /// `networks/<id>`: subnet and VNI of a vcluster.
     Network(VclusterId),
-    /// `alloc/subnets/<base>-<prefix>`: taken by the vcluster in the value.
-    Subnet(Subnet),
-    /// `alloc/vnis/<vni>`: likewise.
-    Vni(u32),
+    /// `alloc/networks`: counts allocations of subnets, so that two planners cannot both take one.
+    NetworkAlloc,
     /// `alloc/hosts/<host>`: counts placements, so that two planners cannot both take a host's last room.
     HostAlloc(HostName),
     /// `plans/<host>/nodes/<id>`
@@ -73,8 +70,7 @@ impl Keys {
             Key::Name(owner, name) => format!("{root}names/{owner}/{name}"),
             Key::Usage(owner) => format!("{root}usage/{owner}"),
             Key::Network(id) => format!("{root}networks/{id}"),
-            Key::Subnet(subnet) => format!("{root}alloc/subnets/{}-{}", subnet.base(), subnet.prefix()),
-            Key::Vni(vni) => format!("{root}alloc/vnis/{vni}"),
+            Key::NetworkAlloc => format!("{root}alloc/networks"),
             Key::HostAlloc(host) => format!("{root}alloc/hosts/{host}"),
             Key::NodePlan(host, id) => format!("{root}plans/{host}/nodes/{id}"),
             Key::VclusterPlan(host, id) => format!("{root}plans/{host}/vclusters/{id}"),
@@ -94,8 +90,7 @@ impl Keys {
             ["names", owner, name] => Key::Name(owner.parse().ok()?, name.parse().ok()?),
             ["usage", owner] => Key::Usage(owner.parse().ok()?),
             ["networks", id] => Key::Network(id.parse().ok()?),
-            ["alloc", "subnets", subnet] => Key::Subnet(subnet.replacen('-', "/", 1).parse().ok()?),
-            ["alloc", "vnis", vni] => Key::Vni(vni.parse().ok()?),
+            ["alloc", "networks"] => Key::NetworkAlloc,
             ["alloc", "hosts", host] => Key::HostAlloc(host.parse().ok()?),
             ["plans", host, "nodes", id] => Key::NodePlan(host.parse().ok()?, id.parse().ok()?),
             ["plans", host, "vclusters", id] => Key::VclusterPlan(host.parse().ok()?, id.parse().ok()?),
@@ -124,8 +119,7 @@ mod tests {
             Key::Name(user.clone(), "demo".parse().unwrap()),
             Key::Usage(user),
             Key::Network(id),
-            Key::Subnet("172.16.4.0/26".parse().unwrap()),
-            Key::Vni(77),
+            Key::NetworkAlloc,
             Key::HostAlloc(host.clone()),
             Key::NodePlan(host.clone(), node),
             Key::VclusterPlan(host.clone(), id),

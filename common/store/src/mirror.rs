@@ -12,6 +12,9 @@ use tokio::sync::watch as signal;
 
 use crate::{Event, Result, Store, Watch};
 
+/// Everything is listed again this often, so that a change that a watch lost is noticed all the same.
+const RELIST: Duration = Duration::from_secs(60);
+
 /// What the entries are folded into.
 pub trait View: Send + Sync + 'static {
     /// The key's value is now this; `None`: it is gone.
@@ -101,14 +104,24 @@ async fn follow<V: View>(store: Arc<dyn Store>, prefix: String, shared: Arc<Shar
         match list_and_watch(store.as_ref(), &prefix, &shared).await {
             Ok(mut watch) => {
                 pause = Duration::from_millis(50);
-                while let Ok(events) = watch.next().await {
-                    apply(&shared, &events);
+                let relist = tokio::time::Instant::now() + RELIST;
+                loop {
+                    match tokio::time::timeout_at(relist, watch.next()).await {
+                        Ok(Ok(events)) => apply(&shared, &events),
+                        Ok(Err(error)) => {
+                            tracing::debug!(prefix, %error, "listing again");
+                            shared.live.store(false, Ordering::Release);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
                 }
-                tracing::debug!(prefix, "watch ended; listing again");
             }
-            Err(error) => tracing::debug!(prefix, %error, "the store does not answer; trying again"),
+            Err(error) => {
+                tracing::debug!(prefix, %error, "the store does not answer; trying again");
+                shared.live.store(false, Ordering::Release);
+            }
         }
-        shared.live.store(false, Ordering::Release);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     }

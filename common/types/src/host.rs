@@ -22,7 +22,8 @@ pub struct HostReport {
     pub started_at: Micros,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Totals, or sums of limits: thousandths of a CPU and MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Capacity {
     pub cpu_millis: u64,

@@ -72,6 +72,8 @@ pub struct NodeSpec {
     pub name: NodeName,
     pub image: ImageRef,
     pub size: Size,
+    /// A higher number asks for another try after a failure.
+    pub attempt: u32,
 }
 
 /// What all vclusters of one user take. Written in the same transaction as each spec, compared on its revision, so

@@ -1,0 +1,187 @@
+//! The API's views, from the picture of the cluster.
+
+use docklet_types::host::Capacity;
+use docklet_types::host::CheckOutcome;
+use docklet_types::id::NodeId;
+use docklet_types::name::HostName;
+use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming};
+use docklet_types::spec::{Usage, VclusterSpec, Wanted};
+use docklet_types::status::Status;
+use docklet_types::time::Micros;
+use docklet_types::view::{HostView, NodeView, StepView, UsageView, VclusterView};
+use std::collections::{BTreeMap, HashSet};
+
+use crate::cluster::{Cluster, HostState};
+use crate::status;
+
+/// Why nodes have no place, by node, as the planner last found.
+pub type Waiting = BTreeMap<NodeId, Reason>;
+
+/// Without the newest operation, which lies in the database.
+#[must_use]
+pub fn vcluster(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> VclusterView {
+    let judged = status::of_vcluster(cluster, spec, waiting);
+    let ready = spec
+        .nodes
+        .iter()
+        .filter(|n| status::of_node(cluster, spec.wanted, cluster.node(n.id), None).status == Status::Running)
+        .count();
+    VclusterView {
+        id: spec.id.to_string(),
+        name: spec.name.to_string(),
+        owner: spec.owner.to_string(),
+        status: judged.status,
+        reason: judged.reason,
+        image: spec.image.name.to_string(),
+        size: spec.size,
+        nodes: u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX),
+        nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        subnet: cluster.network(spec.id).map(|n| n.value.subnet.to_string()),
+        created_at: spec.created_at.to_string(),
+        changed_at: spec.changed_at.to_string(),
+        generation: spec.generation,
+        operation: None,
+    }
+}
+
+/// The nodes of a vcluster in order, then those on their way out.
+#[must_use]
+pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<NodeView> {
+    let named: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
+    let mut views: Vec<NodeView> = spec
+        .nodes
+        .iter()
+        .map(|node| {
+            let placed = cluster.node(node.id);
+            let judged = status::of_node(cluster, spec.wanted, placed, waiting.get(&node.id));
+            let plan = placed.and_then(|p| p.plan.as_ref());
+            NodeView {
+                name: node.name.to_string(),
+                status: judged.status,
+                reason: judged.reason,
+                ip: plan.map(|(_, p)| p.value.ip.to_string()),
+                host: plan.map(|(host, _)| host.to_string()),
+                image: node.image.name.to_string(),
+                size: node.size,
+                ready_millis: placed.and_then(|p| p.report.as_ref()).and_then(|(_, r)| ready_millis(&r.value)),
+            }
+        })
+        .collect();
+    for (id, placed) in cluster.placed_nodes(spec.id) {
+        if let (false, Some((host, plan))) = (named.contains(&id), &placed.plan) {
+            let failed = placed.report.as_ref().filter(|(_, r)| r.value.state == NodeState::Failed);
+            views.push(NodeView {
+                name: plan.value.name.to_string(),
+                status: Status::Deleting,
+                reason: failed.and_then(|(_, r)| r.value.reason.clone()),
+                ip: Some(plan.value.ip.to_string()),
+                host: Some(host.to_string()),
+                image: plan.value.image.name.to_string(),
+                size: plan.value.size,
+                ready_millis: None,
+            });
+        }
+    }
+    views
+}
+
+/// From the first step of the last start to its end.
+fn ready_millis(report: &NodeReport) -> Option<u64> {
+    if report.state != NodeState::Ready {
+        return None;
+    }
+    let first = report.steps.first()?.started_at;
+    let last = report.steps.iter().rfind(|s| s.step == Step::Ready)?.ended_at?;
+    Some(last.millis_since(first))
+}
+
+/// Whether everything that the spec asks for was observed, and nothing else is left.
+#[must_use]
+pub fn is_done(cluster: &Cluster, spec: &VclusterSpec) -> bool {
+    let named: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
+    let wanted = match spec.wanted {
+        Wanted::Running => Status::Running,
+        Wanted::Stopped => Status::Stopped,
+        Wanted::Absent => return false,
+    };
+    spec.nodes.iter().all(|n| cluster.node(n.id).is_some_and(|p| p.plan.is_some()) && status::of_node(cluster, spec.wanted, cluster.node(n.id), None).status == wanted)
+        && cluster.placed_nodes(spec.id).all(|(id, _)| named.contains(&id))
+}
+
+/// The steps of the change in force, over all nodes. `now` ends those that run.
+#[must_use]
+pub fn steps(cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Vec<StepView> {
+    let since = spec.changed_at;
+    let mut timings: BTreeMap<Step, Vec<StepTiming>> = BTreeMap::new();
+    let mut first_step: Option<Micros> = None;
+    for (_, placed) in cluster.placed_nodes(spec.id) {
+        for timing in placed.report.iter().flat_map(|(_, r)| &r.value.steps).filter(|t| t.started_at >= since) {
+            first_step = Some(first_step.map_or(timing.started_at, |f| f.min(timing.started_at)));
+            timings.entry(timing.step).or_default().push(timing.clone());
+        }
+    }
+    let mut views = Vec::new();
+    let fresh: Vec<_> = spec.nodes.iter().filter(|n| cluster.node(n.id).is_none_or(|p| p.plan.is_none())).collect();
+    if spec.wanted == Wanted::Running && (first_step.is_some() || !fresh.is_empty()) {
+        let total = u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX);
+        let missing = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
+        let end = if missing == 0 { first_step.unwrap_or(now) } else { now };
+        views.push(StepView { step: Step::Place, done: total - missing, total, millis: end.millis_since(since), finished: missing == 0 });
+    }
+    for (step, all) in timings {
+        let started = all.iter().map(|t| t.started_at).min().unwrap_or(now);
+        let finished = all.iter().all(|t| t.ended_at.is_some());
+        let ended = if finished { all.iter().filter_map(|t| t.ended_at).max().unwrap_or(now) } else { now };
+        views.push(StepView {
+            step,
+            done: u32::try_from(all.iter().filter(|t| t.ended_at.is_some()).count()).unwrap_or(u32::MAX),
+            total: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            millis: ended.millis_since(started),
+            finished,
+        });
+    }
+    views
+}
+
+#[must_use]
+pub fn usage(usage: &Usage) -> UsageView {
+    UsageView {
+        vclusters: usage.vclusters,
+        nodes: usage.nodes,
+        cpu: usage.cpu_millis as f64 / 1000.0,
+        memory_mib: usage.memory_mib,
+        disk_mib: usage.disk_mib,
+    }
+}
+
+/// `None` for a host that has never described itself.
+#[must_use]
+pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<HostView> {
+    let report = &host.report.as_ref()?.value;
+    let ready = host
+        .nodes
+        .iter()
+        .filter(|id| cluster.node(**id).and_then(|p| p.report.as_ref()).is_some_and(|(_, r)| r.value.state == NodeState::Ready))
+        .count();
+    let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
+    let status = match (host.alive, failed) {
+        (false, _) => "unreachable",
+        (true, true) => "failed",
+        (true, false) => "ready",
+    };
+    let allocated: Capacity = host.allocated;
+    Some(HostView {
+        name: name.to_string(),
+        status: status.to_owned(),
+        version: report.version.clone(),
+        kernel: report.kernel.clone(),
+        cgroup: report.cgroup.clone(),
+        storage: report.storage.clone(),
+        capacity: report.capacity,
+        allocated,
+        nodes: u32::try_from(host.nodes.len()).unwrap_or(u32::MAX),
+        nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        checks: report.checks.clone(),
+        started_at: report.started_at.to_string(),
+    })
+}

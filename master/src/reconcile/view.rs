@@ -1,0 +1,157 @@
+//! The picture of the cluster in memory, kept by a mirror of the store. The API, the portal, the proxy and the planner
+//! all read it; nobody writes to it but the mirror.
+
+use docklet_master_plan::cluster::{Change, Cluster, Rev};
+use docklet_master_plan::view::Waiting;
+use docklet_store::keys::{Key, Keys};
+use docklet_store::mirror::{Mirror, View};
+use docklet_store::{Store, StoreError};
+use docklet_types::id::VclusterId;
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// See the module.
+pub struct ClusterView {
+    mirror: Mirror<Fold>,
+    /// Why nodes have no place, by vcluster, as the planner last found.
+    waiting: RwLock<HashMap<VclusterId, Waiting>>,
+    /// Raised when `waiting` changes.
+    waiting_changed: watch::Sender<u64>,
+}
+
+impl ClusterView {
+    /// Lists the store once and follows it from then on.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
+        let prefix = keys.root().to_owned();
+        let fold = Fold { keys, cluster: Cluster::default(), held: HashSet::new() };
+        Ok(Arc::new(Self {
+            mirror: Mirror::start(store, prefix, fold).await?,
+            waiting: RwLock::default(),
+            waiting_changed: watch::Sender::new(0),
+        }))
+    }
+
+    /// Reads the picture. Keep it short and never await inside: changes wait meanwhile.
+    pub fn read<T>(&self, f: impl FnOnce(&Cluster) -> T) -> T {
+        self.mirror.read(|fold| f(&fold.cluster))
+    }
+
+    /// Why nodes of the vcluster have no place.
+    #[must_use]
+    pub fn waiting(&self, id: VclusterId) -> Waiting {
+        self.waiting.read().get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Wakes on every change; the value is the store's revision that the picture has reached.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<i64> {
+        self.mirror.subscribe()
+    }
+
+    /// Wakes when the planner found other reasons for waiting.
+    #[must_use]
+    pub fn subscribe_waiting(&self) -> watch::Receiver<u64> {
+        self.waiting_changed.subscribe()
+    }
+
+    /// Returns once a write of this process at `revision` can be read here; `false` if that takes over 5 s.
+    pub async fn reached(&self, revision: i64) -> bool {
+        self.mirror.reached(revision, Duration::from_secs(5)).await
+    }
+
+    /// Whether the picture follows the store now. If not, it is as of the last contact.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.mirror.is_live()
+    }
+
+    pub(crate) fn take_dirty(&self) -> BTreeSet<VclusterId> {
+        self.mirror.write(|fold| fold.cluster.take_dirty())
+    }
+
+    pub(crate) fn mark_dirty(&self, id: VclusterId) {
+        self.mirror.write(|fold| fold.cluster.mark_dirty(id));
+    }
+
+    pub(crate) fn set_waiting(&self, id: VclusterId, waiting: Waiting) {
+        let mut all = self.waiting.write();
+        let changed = match all.get(&id) {
+            Some(old) => *old != waiting,
+            None => !waiting.is_empty(),
+        };
+        if !changed {
+            return;
+        }
+        if waiting.is_empty() {
+            all.remove(&id);
+        } else {
+            all.insert(id, waiting);
+        }
+        drop(all);
+        self.waiting_changed.send_modify(|n| *n += 1);
+    }
+}
+
+/// Turns keys and bytes into changes of the picture.
+struct Fold {
+    keys: Keys,
+    cluster: Cluster,
+    held: HashSet<String>,
+}
+
+fn document<T: DeserializeOwned>(key: &str, value: Option<&[u8]>, revision: i64) -> Result<Option<Rev<T>>, ()> {
+    let Some(bytes) = value else { return Ok(None) };
+    match serde_json::from_slice(bytes) {
+        Ok(document) => Ok(Some(Rev::new(document, revision))),
+        Err(error) => {
+            // One bad record must not stop the rest: it is left as it was last known.
+            tracing::error!(key, %error, "a document in the store cannot be read; it is left alone");
+            Err(())
+        }
+    }
+}
+
+impl Fold {
+    fn change(&self, key: &str, value: Option<&[u8]>, revision: i64) -> Option<Change> {
+        let alive = value.is_some();
+        let counter = value.map(|_| revision);
+        Some(match self.keys.read(key)? {
+            Key::Spec(id) => Change::Spec(id, document(key, value, revision).ok()?),
+            Key::Usage(owner) => Change::Usage(owner, document(key, value, revision).ok()?),
+            Key::Network(id) => Change::Network(id, document(key, value, revision).ok()?),
+            Key::NetworkAlloc => Change::NetworkAlloc(counter),
+            Key::HostAlloc(host) => Change::HostAlloc(host, counter),
+            Key::NodePlan(host, id) => Change::NodePlan(host, id, document(key, value, revision).ok()?),
+            Key::VclusterPlan(host, id) => Change::VclusterPlan(host, id, document(key, value, revision).ok()?),
+            Key::NodeReport(host, id) => Change::NodeReport(host, id, document(key, value, revision).ok()?),
+            Key::VclusterReport(host, id) => Change::VclusterReport(host, id, document(key, value, revision).ok()?),
+            Key::Host(host) => Change::Host(host, document(key, value, revision).ok()?),
+            Key::Alive(host) => Change::Alive(host, alive),
+            // Read from the specs.
+            Key::Name(..) => return None,
+        })
+    }
+}
+
+impl View for Fold {
+    fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64) {
+        if let Some(change) = self.change(key, value, revision) {
+            self.cluster.apply(change);
+            match value {
+                Some(_) => self.held.insert(key.to_owned()),
+                None => self.held.remove(key),
+            };
+        }
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.held.iter().cloned().collect()
+    }
+}
