@@ -1,0 +1,4 @@
+# ~/.profile: read by login shells.
+if [ "$BASH" ] && [ -f ~/.bashrc ]; then
+  . ~/.bashrc
+fi
