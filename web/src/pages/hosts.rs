@@ -1,0 +1,93 @@
+//! Hosts, for administrators.
+
+use crate::shell::Shell;
+use crate::{assets, html, link};
+use askama::Template;
+use docklet_types::host::{Check, CheckOutcome};
+use docklet_types::view::{HostView, NodeView};
+
+/// `GET /hosts`
+#[derive(Debug, Clone, Template)]
+#[template(path = "hosts.html")]
+pub struct HostsPage {
+    pub shell: Shell,
+    pub hosts: Vec<HostView>,
+    /// What to type on a machine that shall become a host.
+    pub join_command: String,
+}
+
+/// A node with whom it belongs to.
+#[derive(Debug, Clone)]
+pub struct HostNode {
+    pub owner: String,
+    pub vcluster: String,
+    pub node: NodeView,
+}
+
+/// `GET /hosts/{name}`
+#[derive(Debug, Clone, Template)]
+#[template(path = "host.html")]
+pub struct HostPage {
+    pub shell: Shell,
+    pub host: HostView,
+    pub nodes: Vec<HostNode>,
+}
+
+impl HostPage {
+    fn vcluster_url(&self, node: &HostNode) -> String {
+        link::vcluster(&node.vcluster, &node.owner, self.shell.username(), "")
+    }
+
+    fn problems(&self) -> usize {
+        self.host.checks.iter().filter(|c| c.outcome != CheckOutcome::Ok).count()
+    }
+
+    /// Failures first, then warnings.
+    fn checks(&self) -> Vec<&Check> {
+        let mut checks: Vec<_> = self.host.checks.iter().collect();
+        checks.sort_by_key(|c| match c.outcome {
+            CheckOutcome::Failed => 0,
+            CheckOutcome::Warning => 1,
+            CheckOutcome::Ok => 2,
+        });
+        checks
+    }
+}
+
+/// A host's status as icon and word.
+pub(crate) fn host_status(host: &HostView) -> html::Html {
+    match host.status.as_str() {
+        "ready" => html::mark("running", "ok", "Ready"),
+        "unreachable" => html::mark("offline", "bad", "Unreachable"),
+        "failed" => html::mark("failed", "bad", "Failed"),
+        other => html::mark("info", "idle", other),
+    }
+}
+
+pub(crate) fn check_mark(check: &Check) -> html::Html {
+    match check.outcome {
+        CheckOutcome::Ok => html::mark("running", "ok", "OK"),
+        CheckOutcome::Warning => html::mark("warning", "warn", "Warning"),
+        CheckOutcome::Failed => html::mark("failed", "bad", "Failed"),
+    }
+}
+
+/// `idmapped_mounts` becomes `idmapped mounts`.
+pub(crate) fn check_name(check: &Check) -> String {
+    check.name.replace('_', " ")
+}
+
+pub(crate) fn cpu_meter(host: &HostView) -> html::Html {
+    let (used, whole) = (host.allocated.cpu_millis as f64 / 1000.0, host.capacity.cpu_millis as f64 / 1000.0);
+    html::meter("CPU", used, whole, &format!("{} of {}", html::cpus(used), html::cpus(whole)))
+}
+
+pub(crate) fn memory_meter(host: &HostView) -> html::Html {
+    let (used, whole) = (host.allocated.memory_mib, host.capacity.memory_mib);
+    html::meter("Memory", used as f64, whole as f64, &format!("{} of {}", html::mib(used), html::mib(whole)))
+}
+
+pub(crate) fn disk_meter(host: &HostView) -> html::Html {
+    let (used, whole) = (host.allocated.disk_mib, host.capacity.disk_mib);
+    html::meter("Disk", used as f64, whole as f64, &format!("{} of {}", html::mib(used), html::mib(whole)))
+}

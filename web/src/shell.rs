@@ -1,0 +1,163 @@
+//! What every page has around its content.
+
+use docklet_types::time::Micros;
+
+/// The colours a user chose; kept in the cookie [`Theme::COOKIE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Theme {
+    /// What the operating system says.
+    #[default]
+    Auto,
+    Light,
+    Dark,
+}
+
+impl Theme {
+    pub const COOKIE: &str = "docklet_theme";
+
+    /// Unknown words mean [`Theme::Auto`]: a cookie is anybody's to write.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "light" => Self::Light,
+            "dark" => Self::Dark,
+            _ => Self::Auto,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    /// The value of `data-bs-theme` before the script has asked the system.
+    #[must_use]
+    pub const fn first_paint(self) -> &'static str {
+        match self {
+            Self::Dark => "dark",
+            Self::Auto | Self::Light => "light",
+        }
+    }
+}
+
+/// The navigation entry that is lit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Nav {
+    #[default]
+    None,
+    Home,
+    Images,
+    Account,
+    Users,
+    Hosts,
+}
+
+/// Who looks at the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Viewer {
+    pub username: String,
+    pub admin: bool,
+}
+
+impl Viewer {
+    /// The letter in the round picture.
+    #[must_use]
+    pub fn initial(&self) -> String {
+        self.username.chars().next().map(|c| c.to_uppercase().collect()).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlashKind {
+    Done,
+    Info,
+    Failed,
+}
+
+/// One line about what the last request did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flash {
+    pub kind: FlashKind,
+    pub text: String,
+}
+
+impl Flash {
+    #[must_use]
+    pub fn done(text: impl Into<String>) -> Self {
+        Self { kind: FlashKind::Done, text: text.into() }
+    }
+
+    #[must_use]
+    pub fn info(text: impl Into<String>) -> Self {
+        Self { kind: FlashKind::Info, text: text.into() }
+    }
+
+    #[must_use]
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { kind: FlashKind::Failed, text: text.into() }
+    }
+
+    pub(crate) const fn class(&self) -> &'static str {
+        match self.kind {
+            FlashKind::Done => "ok",
+            FlashKind::Info => "info",
+            FlashKind::Failed => "bad",
+        }
+    }
+
+    pub(crate) const fn icon(&self) -> &'static str {
+        match self.kind {
+            FlashKind::Done => "check",
+            FlashKind::Info => "info",
+            FlashKind::Failed => "failed",
+        }
+    }
+}
+
+/// What every page has around its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell {
+    /// Absent on pages for people who are not signed in.
+    pub viewer: Option<Viewer>,
+    pub theme: Theme,
+    pub nav: Nav,
+    pub flash: Option<Flash>,
+    /// The clock's reading, for relative times.
+    pub now: Micros,
+}
+
+impl Shell {
+    /// A signed-in person's shell.
+    #[must_use]
+    pub fn new(viewer: Viewer, theme: Theme, nav: Nav, now: Micros) -> Self {
+        Self { viewer: Some(viewer), theme, nav, flash: None, now }
+    }
+
+    /// For people who are not signed in.
+    #[must_use]
+    pub fn public(theme: Theme, now: Micros) -> Self {
+        Self { viewer: None, theme, nav: Nav::None, flash: None, now }
+    }
+
+    #[must_use]
+    pub fn with_flash(mut self, flash: Option<Flash>) -> Self {
+        self.flash = flash;
+        self
+    }
+
+    pub(crate) fn is_admin(&self) -> bool {
+        self.viewer.as_ref().is_some_and(|v| v.admin)
+    }
+
+    pub(crate) fn username(&self) -> &str {
+        self.viewer.as_ref().map_or("", |v| &v.username)
+    }
+
+    pub(crate) fn at(&self, nav: Nav) -> bool {
+        self.nav == nav
+    }
+}
