@@ -24,6 +24,17 @@ pub struct EtcdAddress {
     pub certificates: Option<PathBuf>,
 }
 
+impl EtcdAddress {
+    /// The members, with the certificates of `dir` if there are any. Ask again after a failure: the master of this
+    /// machine may just be making them.
+    #[must_use]
+    pub fn new(members: &[String], dir: &Path) -> Self {
+        // The last file that is written.
+        let certificates = dir.join("ca.crt").exists().then(|| dir.to_owned());
+        Self { members: members.to_vec(), certificates }
+    }
+}
+
 /// Why etcd cannot even be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

@@ -42,10 +42,10 @@ pub struct Planned {
     pub decisions: Vec<Decision>,
     /// The spec that this follows from must still be at this revision.
     pub spec_revision: Option<i64>,
-    /// Hosts that get new nodes: their allocation counters are compared and raised.
-    pub placed_on: BTreeSet<HostName>,
-    /// A network was taken: the network counter is compared and raised.
-    pub network_taken: bool,
+    /// Hosts that get new nodes, with the revision of their allocation counters: these are compared and raised.
+    pub placed_on: BTreeMap<HostName, Option<i64>>,
+    /// A network was taken: the network counter, with this revision, is compared and raised.
+    pub network_taken: Option<Option<i64>>,
     /// Nodes that have no place, and why.
     pub waiting: BTreeMap<NodeId, Reason>,
 }
@@ -184,7 +184,7 @@ fn plan_presence(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, planne
                 return;
             };
             let network = Network { subnet, vni: vni(policy.cluster_net, subnet) };
-            planned.network_taken = true;
+            planned.network_taken = Some(cluster.network_alloc_revision());
             planned.decisions.push(Decision::PutNetwork { id, network });
             network
         }
@@ -221,7 +221,7 @@ fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: 
         };
         match room.take(node.size) {
             Ok(host) => {
-                planned.placed_on.insert(host.clone());
+                planned.placed_on.insert(host.clone(), cluster.host(&host).and_then(|h| h.alloc_revision));
                 let plan = Box::new(new_node(spec, node, ip));
                 planned.decisions.push(Decision::PutNode { host, plan, revision: None });
             }

@@ -85,15 +85,11 @@ impl Planner {
     fn transaction(&self, id: VclusterId, planned: Planned) -> Result<Txn, StoreError> {
         let key = |key: &Key| self.keys.write(key);
         let mut txn = Txn::new().when(Compare::as_read(key(&Key::Spec(id)), planned.spec_revision));
-        let (network_alloc, hosts) = self.view.read(|cluster| {
-            let hosts: Vec<_> = planned.placed_on.iter().map(|h| (h.clone(), cluster.host(h).and_then(|s| s.alloc_revision))).collect();
-            (cluster.network_alloc_revision(), hosts)
-        });
-        if planned.network_taken {
+        if let Some(revision) = planned.network_taken {
             let counter = key(&Key::NetworkAlloc);
-            txn = txn.when(Compare::as_read(counter.clone(), network_alloc)).put(counter, &id)?;
+            txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
         }
-        for (host, revision) in hosts {
+        for (host, revision) in planned.placed_on {
             let counter = key(&Key::HostAlloc(host));
             txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
         }
