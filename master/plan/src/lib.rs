@@ -11,3 +11,6 @@ pub mod plan;
 pub mod status;
 pub mod view;
 
+
+#[cfg(test)]
+mod simulation;

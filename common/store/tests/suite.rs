@@ -1,0 +1,245 @@
+//! One suite for every store: what etcd does is what the one in memory must do.
+
+use docklet_store::etcd::{EtcdAddress, EtcdStore};
+use docklet_store::held::Held;
+use docklet_store::memory::MemoryStore;
+use docklet_store::mirror::{Mirror, View};
+use docklet_store::{Compare, Event, Outcome, Store, StoreError, Txn, Write};
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A real etcd in a directory of its own, ended when dropped.
+struct Etcd {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, dir: &TempDir) -> Child {
+    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 1));
+    Command::new("etcd")
+        .args(["--name", "t", "--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("t={peer}")])
+        .arg("--data-dir")
+        .arg(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("etcd can be started (Debian's package etcd-server)")
+}
+
+impl Etcd {
+    async fn start() -> (Self, EtcdStore) {
+        // Tests run side by side in processes of their own: each begins at a port of its own and goes on until one is free.
+        let first = 20_000 + (std::process::id() % 10_000) as u16 * 2;
+        for attempt in 0..20 {
+            let dir = TempDir::new().unwrap();
+            let port = first + attempt * 2;
+            let mut etcd = Self { child: spawn(port, &dir), port, dir };
+            let store = etcd.connect().await;
+            for _ in 0..200 {
+                if etcd.child.try_wait().unwrap().is_some() {
+                    break;
+                }
+                if store.is_healthy().await {
+                    return (etcd, store);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        panic!("etcd does not start");
+    }
+
+    async fn connect(&self) -> EtcdStore {
+        EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], certificates: None }).await.unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.port, &self.dir);
+    }
+}
+
+macro_rules! on_every_store {
+    ($($test:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $test() { super::$test(super::Arc::new(super::MemoryStore::new())).await; })*
+        }
+        mod etcd {
+            $(#[tokio::test] async fn $test() {
+                let (_etcd, store) = super::Etcd::start().await;
+                super::$test(super::Arc::new(store)).await;
+            })*
+        }
+    };
+}
+
+on_every_store!(reads_what_was_written, lists_a_prefix_only, a_transaction_is_all_or_nothing, of_two_writers_one_wins, watches_from_a_revision, a_lease_that_is_not_kept_ends, a_held_key_stays, a_mirror_follows, lists_more_than_a_page);
+
+fn put(key: &str, value: &str) -> Txn {
+    Txn { compares: vec![], writes: vec![Write::Put { key: key.into(), value: value.into(), lease: None }] }
+}
+
+async fn committed(store: &dyn Store, txn: Txn) -> i64 {
+    match store.txn(txn).await.unwrap() {
+        Outcome::Committed { revision } => revision,
+        Outcome::Conflict => panic!("conflict"),
+    }
+}
+
+async fn reads_what_was_written(store: Arc<dyn Store>) {
+    assert_eq!(store.get("/a").await.unwrap(), None);
+    let revision = committed(&*store, put("/a", "1")).await;
+    let entry = store.get("/a").await.unwrap().unwrap();
+    assert_eq!((entry.value.as_slice(), entry.revision), (&b"1"[..], revision));
+    committed(&*store, Txn::new().delete("/a").delete("/never")).await;
+    assert_eq!(store.get("/a").await.unwrap(), None);
+}
+
+async fn lists_a_prefix_only(store: Arc<dyn Store>) {
+    for key in ["/a/1", "/a/2", "/ab", "/b"] {
+        committed(&*store, put(key, key)).await;
+    }
+    let listing = store.list("/a/").await.unwrap();
+    assert_eq!(listing.entries.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["/a/1", "/a/2"]);
+    assert!(listing.revision >= listing.entries[1].revision);
+}
+
+async fn lists_more_than_a_page(store: Arc<dyn Store>) {
+    for block in 0..22 {
+        let writes = (0..100).map(|i| Write::Put { key: format!("/many/{block:02}-{i:02}"), value: b"x".to_vec(), lease: None }).collect();
+        committed(&*store, Txn { compares: vec![], writes }).await;
+    }
+    let listing = store.list("/many/").await.unwrap();
+    assert_eq!(listing.entries.len(), 2200);
+    assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "no entry twice");
+}
+
+async fn a_transaction_is_all_or_nothing(store: Arc<dyn Store>) {
+    let revision = committed(&*store, put("/a", "1")).await;
+    let stale = Txn::new().when(Compare::Unchanged { key: "/a".into(), revision: revision - 1 }).delete("/a");
+    assert_eq!(store.txn(stale).await.unwrap(), Outcome::Conflict);
+    let exists = Txn { compares: vec![Compare::Absent { key: "/a".into() }], ..put("/b", "2") };
+    assert_eq!(store.txn(exists).await.unwrap(), Outcome::Conflict);
+    assert_eq!(store.get("/b").await.unwrap(), None);
+    let fits = Txn::new().when(Compare::as_read("/a", Some(revision))).when(Compare::as_read("/b", None)).delete("/a");
+    assert!(matches!(store.txn(fits).await.unwrap(), Outcome::Committed { .. }));
+}
+
+async fn of_two_writers_one_wins(store: Arc<dyn Store>) {
+    let revision = committed(&*store, put("/slot", "free")).await;
+    let claim = |who: &str| Txn { compares: vec![Compare::Unchanged { key: "/slot".into(), revision }], ..put("/slot", who) };
+    let (a, b) = tokio::join!(store.txn(claim("a")), store.txn(claim("b")));
+    let wins = [a.unwrap(), b.unwrap()].iter().filter(|o| matches!(o, Outcome::Committed { .. })).count();
+    assert_eq!(wins, 1);
+}
+
+async fn watches_from_a_revision(store: Arc<dyn Store>) {
+    let first = committed(&*store, put("/w/1", "a")).await;
+    committed(&*store, put("/other", "x")).await;
+    let mut watch = store.watch("/w/", first + 1).await.unwrap();
+    let both = Txn { compares: vec![], writes: vec![Write::Delete { key: "/w/1".into() }, Write::Put { key: "/w/2".into(), value: b"b".to_vec(), lease: None }] };
+    let revision = committed(&*store, both).await;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.extend(tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap().unwrap());
+    }
+    assert!(seen.iter().all(|e| e.revision() == revision));
+    assert!(seen.iter().any(|e| matches!(e, Event::Delete { key, .. } if key == "/w/1")));
+    assert!(seen.iter().any(|e| matches!(e, Event::Put(entry) if entry.key == "/w/2" && entry.value == b"b")));
+}
+
+async fn a_lease_that_is_not_kept_ends(store: Arc<dyn Store>) {
+    let lease = store.grant(Duration::from_secs(1)).await.unwrap();
+    let writes = vec![Write::Put { key: "/alive".into(), value: b"1".to_vec(), lease: Some(lease) }];
+    committed(&*store, Txn { compares: vec![], writes }).await;
+    assert!(store.keep_alive(lease).await.unwrap());
+    eventually("the leased key goes", async || store.get("/alive").await.unwrap().is_none()).await;
+    assert!(!store.keep_alive(lease).await.unwrap());
+    store.revoke(lease).await.unwrap();
+}
+
+async fn a_held_key_stays(store: Arc<dyn Store>) {
+    let held = Held::start(store.clone(), "/held".into(), b"1".to_vec(), Duration::from_secs(1));
+    eventually("the key is there", async || store.get("/held").await.unwrap().is_some()).await;
+    // Longer than the lease: somebody must be keeping it.
+    let until = tokio::time::Instant::now() + Duration::from_millis(2500);
+    while tokio::time::Instant::now() < until {
+        assert!(store.get("/held").await.unwrap().is_some());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(held);
+    eventually("the key goes", async || store.get("/held").await.unwrap().is_none()).await;
+}
+
+#[derive(Default)]
+struct Copy(BTreeMap<String, Vec<u8>>);
+
+impl View for Copy {
+    fn apply(&mut self, key: &str, value: Option<&[u8]>, _revision: i64) {
+        match value {
+            Some(value) => self.0.insert(key.into(), value.into()),
+            None => self.0.remove(key),
+        };
+    }
+    fn keys(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+async fn a_mirror_follows(store: Arc<dyn Store>) {
+    committed(&*store, put("/m/1", "a")).await;
+    let mirror = Mirror::start(store.clone(), "/m/".into(), Copy::default()).await.unwrap();
+    assert_eq!(mirror.read(|c| c.0.len()), 1);
+    let revision = committed(&*store, put("/m/2", "b")).await;
+    assert!(mirror.reached(revision, Duration::from_secs(5)).await);
+    assert_eq!(mirror.read(|c| c.0.get("/m/2").cloned()), Some(b"b".to_vec()));
+    let revision = committed(&*store, Txn::new().delete("/m/1")).await;
+    assert!(mirror.reached(revision, Duration::from_secs(5)).await);
+    assert_eq!(mirror.read(|c| c.0.len()), 1);
+}
+
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "in 10 s it did not happen that {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_survives_a_restart_of_etcd() {
+    let (mut etcd, store) = Etcd::start().await;
+    let store: Arc<dyn Store> = Arc::new(store);
+    committed(&*store, put("/m/old", "a")).await;
+    let mirror = Mirror::start(store.clone(), "/m/".into(), Copy::default()).await.unwrap();
+    etcd.restart();
+    eventually("a write succeeds again", async || store.txn(put("/m/new", "b")).await.is_ok()).await;
+    eventually("the mirror has it", async || mirror.read(|c| c.0.len()) == 2).await;
+}
+
+#[tokio::test]
+async fn a_mirror_survives_an_outage_and_compaction() {
+    let memory = MemoryStore::new();
+    let store: Arc<dyn Store> = Arc::new(memory.clone());
+    committed(&*store, put("/m/gone", "a")).await;
+    let mirror = Mirror::start(store.clone(), "/m/".into(), Copy::default()).await.unwrap();
+    memory.set_down(true);
+    assert!(matches!(store.get("/m/gone").await, Err(StoreError::Unavailable { .. })));
+    eventually("the mirror knows that it is behind", async || !mirror.is_live()).await;
+    memory.set_down(false);
+    committed(&*store, Txn::new().delete("/m/gone")).await;
+    memory.compact();
+    eventually("what went meanwhile is noticed", async || mirror.read(|c| c.0.is_empty())).await;
+}
