@@ -1,0 +1,380 @@
+//! A request for an app: who asks, may they, where is it, and then bytes.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::body::BodySize;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
+use docklet_types::id::NodeId;
+use docklet_types::problem::Code;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+
+use super::address::{AppAddress, host_of};
+use super::agent::NodeStream;
+use super::body::{AnswerBody, RequestBody, Streaming};
+use super::headers::{self, Forwarded, Framing};
+use super::pages::Trouble;
+use super::routes::RouteTarget;
+use super::upstream::{self, Pool, PoolKey, Returning, UpstreamError};
+use super::visitor::{self, Visitor};
+use super::{Counters, Proxy, sso, tunnel};
+
+/// Paths of an app's origin that are ours.
+pub(super) const OWN_PATHS: &str = "/.docklet/";
+
+/// How many requests and tunnels each node has open.
+#[derive(Debug, Default)]
+pub struct OpenPerNode {
+    open: Mutex<HashMap<NodeId, usize>>,
+}
+
+/// One of a node's places.
+pub struct Permit {
+    proxy: Arc<Proxy>,
+    node: NodeId,
+}
+
+impl Permit {
+    fn take(proxy: &Arc<Proxy>, node: NodeId) -> Option<Rc<Self>> {
+        let mut open = proxy.open.open.lock();
+        let count = open.entry(node).or_default();
+        if *count >= proxy.limits.per_node {
+            return None;
+        }
+        *count += 1;
+        drop(open);
+        Some(Rc::new(Self { proxy: Arc::clone(proxy), node }))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.proxy.open.open.lock();
+        if let Some(count) = open.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.node);
+            }
+        }
+    }
+}
+
+type Answer = HttpResponse<AnswerBody>;
+
+fn own(response: HttpResponse) -> Answer {
+    response.map_body(|_, body| AnswerBody::Own(body))
+}
+
+/// What a request for an app is about, once all of it was checked.
+struct Visit {
+    app: AppAddress,
+    host: String,
+    visitor: Visitor,
+    target: RouteTarget,
+    permit: Rc<Permit>,
+    framing: Framing,
+}
+
+/// Everything under the apps' host names.
+pub async fn handle(request: HttpRequest, payload: web::Payload, proxy: web::Data<Proxy>) -> Answer {
+    let proxy = proxy.into_inner();
+    Counters::add(&proxy.counters.requests);
+    let visit = match admit(&proxy, &request).await {
+        Ok(visit) => visit,
+        Err(answer) => return own(answer),
+    };
+    if is_upgrade(request.headers()) {
+        return upgrade(&proxy, &request, payload, visit).await;
+    }
+    forward(&proxy, &request, payload, visit).await
+}
+
+/// Decides whether the request may pass; otherwise the answer instead.
+async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpResponse> {
+    let headers = request.headers();
+    let refuse = |trouble: Trouble| trouble.answer(headers);
+    let framing = check_form(request).map_err(|detail| {
+        refuse(Trouble::new(Code::MalformedBody, "The request cannot be read", detail).closing())
+    })?;
+    let missing = || refuse(Trouble::no_such_app(proxy.public.portal()));
+    let host = host_of(request.head()).ok_or_else(missing)?.to_ascii_lowercase();
+    let app = proxy.public.app_of(&host).ok_or_else(missing)?;
+    let path = request.uri().path();
+    if path == sso::REDEEM_PATH {
+        return Err(sso::redeem(proxy, request, &app).await);
+    }
+    if path.starts_with(OWN_PATHS) {
+        return Err(missing());
+    }
+    let visitor = match visitor::at_app(proxy, headers, &app).await {
+        Ok(Some(visitor)) => visitor,
+        Ok(None) => return Err(sso::ask_to_sign_in(proxy, request, &app)),
+        Err(error) => {
+            visitor::log_failure(&error);
+            return Err(refuse(Trouble::unavailable()));
+        }
+    };
+    check_origin(proxy, request, &app, &host).map_err(refuse)?;
+    if !visitor.may_reach(&app.user) {
+        return Err(missing());
+    }
+    let name = (app.user.clone(), app.vcluster.clone(), app.node.clone());
+    let target = proxy.routes.table().find(&name).cloned().ok_or_else(missing)?;
+    let Some(permit) = Permit::take(proxy, target.node) else {
+        let detail = "This node has too many requests open. Try again in a moment.";
+        return Err(refuse(Trouble::new(Code::Unavailable, "Too much at once", detail)));
+    };
+    Ok(Visit { app, host, visitor, target, permit, framing })
+}
+
+/// The form of the request itself: nothing that two readers could read in two ways.
+fn check_form(request: &HttpRequest) -> Result<Framing, &'static str> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err("This method is not passed to apps.");
+    }
+    let uri = request.uri();
+    if !uri.path().starts_with('/') {
+        return Err("The request target is not a path.");
+    }
+    if let Some(authority) = uri.authority()
+        && request.headers().get(header::HOST).is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+    {
+        return Err("The request target and Host name different hosts.");
+    }
+    let framing = headers::framing(request.headers()).map_err(|_| "The length of the body is ambiguous.")?;
+    // The parser in front stops reading requests from such a connection, whatever the app answers.
+    if names_websocket(request.headers()) && framing != Framing::None {
+        return Err("A request to upgrade has no body.");
+    }
+    Ok(framing)
+}
+
+/// Keeps other people's pages from using the visitor's cookie: apps are same-site to each other, so `SameSite` does not.
+///
+/// Upgrades need exactly their own origin. Other requests that change something may also come from another app of the
+/// same owner, and what another site embeds without saying its origin is refused.
+fn check_origin(proxy: &Proxy, request: &HttpRequest, app: &AppAddress, host: &str) -> Result<(), Trouble> {
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("invalid"));
+    let refused = || Err(Trouble::new(Code::NotAllowed, "Another site asked for this", "The request comes from a page of another site. Open the app itself."));
+    let own = proxy.public.origin_of(host);
+    let origin = text("origin");
+    if is_upgrade(headers) {
+        return if origin == Some(own.as_str()) { Ok(()) } else { refused() };
+    }
+    let friendly = |origin: &str| origin == own || proxy.public.app_of_origin(origin).is_some_and(|other| other.user == app.user);
+    if let Some(origin) = origin {
+        return if friendly(origin) || (is_safe(request.method()) && is_navigation(headers)) { Ok(()) } else { refused() };
+    }
+    let foreign = matches!(text("sec-fetch-site"), Some("same-site" | "cross-site"));
+    let framed = matches!(text("sec-fetch-dest"), Some("iframe" | "frame" | "embed" | "object"));
+    if foreign && (framed || !(is_safe(request.method()) && is_navigation(headers))) {
+        return refused();
+    }
+    Ok(())
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// A browser that opens a page, as far as it tells.
+pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
+    match headers.get("sec-fetch-mode") {
+        Some(mode) => mode == "navigate",
+        None => super::pages::wants_page(headers),
+    }
+}
+
+fn names_websocket(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// A WebSocket's handshake. No other protocol is upgraded to.
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    let connection = headers.get_all(header::CONNECTION).filter_map(|value| value.to_str().ok());
+    names_websocket(headers) && connection.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// The request as the app gets it.
+fn outgoing(proxy: &Proxy, request: &HttpRequest, visit: &Visit, body: RequestBody) -> Option<http::Request<RequestBody>> {
+    let forwarded = Forwarded { client: request.peer_addr().map(|peer| peer.ip()), scheme: proxy.public.scheme(), host: &visit.host };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let mut out = http::Request::new(body);
+    *out.method_mut() = http::Method::from_bytes(request.method().as_str().as_bytes()).ok()?;
+    *out.uri_mut() = path.parse().ok()?;
+    *out.headers_mut() = headers::to_app(request.headers(), &forwarded);
+    Some(out)
+}
+
+fn unreadable(request: &HttpRequest) -> Answer {
+    own(Trouble::new(Code::MalformedBody, "The request cannot be read", "Its address or method cannot be passed on.").closing().answer(request.headers()))
+}
+
+fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamError) -> Answer {
+    let node = visit.target.node;
+    let mut trouble = match error {
+        UpstreamError::Access(access) => {
+            tracing::info!(%node, port = visit.app.port, error = %access, "an app cannot be reached");
+            Trouble::unreachable(access, &visit.app, proxy.public.portal())
+        }
+        UpstreamError::Broken(cause) => {
+            tracing::info!(%node, port = visit.app.port, error = %cause, "an app broke off before it answered");
+            Trouble::new(Code::BadGateway, "The app broke off", "The app closed the connection, or answered something that is not HTTP, before its answer began.")
+        }
+        UpstreamError::TimedOut => Trouble::new(Code::BadGateway, "The app does not answer", "The app took the request but did not begin to answer in time."),
+    };
+    if *request.method() != Method::GET {
+        trouble.retry_after = None;
+    }
+    // What the browser still sends of a body has no taker.
+    trouble.close = visit.framing != Framing::None || names_websocket(request.headers());
+    own(trouble.answer(request.headers()))
+}
+
+/// An ordinary request.
+async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload, visit: Visit) -> Answer {
+    let Some(pool) = request.app_data::<Rc<Pool>>().cloned() else {
+        return unreadable(request);
+    };
+    let body = RequestBody::new(visit.framing, payload.into_inner());
+    let repeatable = body.is_empty() && is_safe(request.method());
+    let Some(out) = outgoing(proxy, request, &visit, body) else {
+        return unreadable(request);
+    };
+    let key = PoolKey { session: visit.visitor.session().clone(), node: visit.target.node, port: visit.app.port.get() };
+    let exchange = Exchange { proxy, visit: &visit, pool: &pool, key: &key };
+    let again = repeatable.then(|| (out.method().clone(), out.uri().clone(), out.headers().clone()));
+    let answered = tokio::select! {
+        answered = exchange.run(out, again) => answered,
+        () = visit.visitor.ended().wait() => return own(sso::ask_to_sign_in(proxy, request, &visit.app)),
+    };
+    match answered {
+        Ok((response, sender)) if response.status() != http::StatusCode::SWITCHING_PROTOCOLS => {
+            let connection = Returning { pool, key, sender, ended: visit.visitor.ended().clone() };
+            pass_back(proxy, request, &visit, response, Some(connection))
+        }
+        Ok(_) => {
+            let trouble = Trouble::new(Code::BadGateway, "The app broke off", "The app changed the protocol without being asked to.");
+            own(trouble.answer(request.headers()))
+        }
+        Err(error) => failed(proxy, request, &visit, &error),
+    }
+}
+
+type Sender = hyper::client::conn::http1::SendRequest<RequestBody>;
+type Parts = (http::Method, http::Uri, http::HeaderMap);
+
+/// Sending one request and waiting for the head of its answer.
+struct Exchange<'a> {
+    proxy: &'a Arc<Proxy>,
+    visit: &'a Visit,
+    pool: &'a Rc<Pool>,
+    key: &'a PoolKey,
+}
+
+impl Exchange<'_> {
+    /// `again`: the parts of a request that may be sent twice. A kept connection may be closed by the app at the very
+    /// moment it is used; what was never sent goes out on a fresh one, and so does what can do no harm twice.
+    async fn run(&self, out: http::Request<RequestBody>, again: Option<Parts>) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
+        let Some(mut sender) = self.pool.take(self.key) else {
+            return self.send_fresh(out).await;
+        };
+        match self.within(sender.try_send_request(out)).await? {
+            Ok(response) => Ok((response, sender)),
+            Err(mut error) => match (error.take_message(), again) {
+                (Some(out), _) => self.send_fresh(out).await,
+                (None, Some((method, uri, headers))) => {
+                    let mut out = http::Request::new(RequestBody::Empty);
+                    (*out.method_mut(), *out.uri_mut(), *out.headers_mut()) = (method, uri, headers);
+                    self.send_fresh(out).await
+                }
+                (None, None) => Err(UpstreamError::Broken(error.into_error())),
+            },
+        }
+    }
+
+    async fn send_fresh(&self, out: http::Request<RequestBody>) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
+        let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.app.port.get()).await?;
+        let mut sender = upstream::connect(stream).await?;
+        let response = self.within(sender.send_request(out)).await?.map_err(UpstreamError::Broken)?;
+        Ok((response, sender))
+    }
+
+    async fn within<T>(&self, wait: impl Future<Output = T>) -> Result<T, UpstreamError> {
+        tokio::time::timeout(self.proxy.limits.idle, wait).await.map_err(|_| UpstreamError::TimedOut)
+    }
+}
+
+/// The app's answer as the browser gets it.
+fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http::Response<Incoming>, connection: Option<Returning>) -> Answer {
+    let (head, body) = response.into_parts();
+    let Ok(status) = StatusCode::from_u16(head.status.as_u16()) else {
+        return unreadable(request);
+    };
+    let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let size = length.map_or(BodySize::Stream, BodySize::Sized);
+    let mut answer = HttpResponse::build(status);
+    headers::to_browser(&head.headers, status == StatusCode::NOT_MODIFIED, |name, value| {
+        answer.append_header((name, value));
+    });
+    if connection.is_none() || names_websocket(request.headers()) {
+        answer.force_close();
+    }
+    let streaming = Streaming::new(body, size, visit.visitor.clone(), proxy.limits.idle, connection, Rc::clone(&visit.permit));
+    answer.message_body(AnswerBody::Streaming(Box::new(streaming))).unwrap_or_else(|_| unreadable(request))
+}
+
+/// A WebSocket: nothing of it is passed on before the app has agreed.
+async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload, visit: Visit) -> Answer {
+    let Some(mut out) = outgoing(proxy, request, &visit, RequestBody::Empty) else {
+        return unreadable(request);
+    };
+    out.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
+    out.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+    let attempt = async {
+        let stream = upstream::dial(proxy, &visit.target, visit.app.port.get()).await?;
+        let mut sender = upstream::connect(stream).await?;
+        let wait = tokio::time::timeout(proxy.limits.idle, sender.send_request(out));
+        wait.await.map_err(|_| UpstreamError::TimedOut)?.map_err(UpstreamError::Broken)
+    };
+    let answered = tokio::select! {
+        answered = attempt => answered,
+        () = visit.visitor.ended().wait() => return own(sso::ask_to_sign_in(proxy, request, &visit.app)),
+    };
+    let response = match answered {
+        Ok(response) => response,
+        Err(error) => return failed(proxy, request, &visit, &error),
+    };
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return pass_back(proxy, request, &visit, response, None);
+    }
+    switch(proxy, request, payload, visit, response).await
+}
+
+/// Both sides have agreed: from here on bytes.
+async fn switch(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload, visit: Visit, mut response: http::Response<Incoming>) -> Answer {
+    let agreed = response.headers().get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && response.headers().contains_key("sec-websocket-accept");
+    let stream = match hyper::upgrade::on(&mut response).await {
+        Ok(upgraded) if agreed => upgraded.downcast::<TokioIo<NodeStream>>().ok(),
+        _ => None,
+    };
+    let Some(parts) = stream else {
+        let trouble = Trouble::new(Code::BadGateway, "The app broke off", "The app did not agree to the WebSocket in a valid way.").closing();
+        return own(trouble.answer(request.headers()));
+    };
+    let mut answer = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
+    headers::to_browser(response.headers(), false, |name, value| {
+        answer.append_header((name, value));
+    });
+    answer.upgrade("websocket");
+    let ends = tunnel::Ends { stream: parts.io.into_inner(), first: parts.read_buf, payload: payload.into_inner() };
+    let body = tunnel::join(proxy, ends, visit.visitor, visit.permit);
+    answer.message_body(AnswerBody::Tunnel(body)).unwrap_or_else(|_| unreadable(request))
+}

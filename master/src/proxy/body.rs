@@ -1,0 +1,180 @@
+//! Bodies in both directions, a piece at a time: what the slower side has not taken is not read from the faster one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use bytes::Bytes;
+use futures::Stream;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::apps::Permit;
+use super::headers::Framing;
+use super::visitor::Visitor;
+use super::tunnel::TunnelBody;
+use super::upstream::Returning;
+
+/// A browser's body on its way to an app.
+pub enum RequestBody {
+    Empty,
+    Streaming { payload: Payload, left: Option<u64> },
+}
+
+impl RequestBody {
+    pub fn new(framing: Framing, payload: Payload) -> Self {
+        match framing {
+            Framing::None => Self::Empty,
+            Framing::Length(length) => Self::Streaming { payload, left: Some(length) },
+            Framing::Chunked => Self::Streaming { payload, left: None },
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = PayloadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        let Self::Streaming { payload, left } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        Pin::new(payload).poll_next(cx).map(|next| {
+            next.map(|piece| {
+                let piece = piece?;
+                if let Some(left) = left {
+                    // The parser in front ends the payload at its length; more would be its mistake, and is not passed on.
+                    *left = left.checked_sub(piece.len() as u64).ok_or(PayloadError::EncodingCorrupted)?;
+                }
+                Ok(Frame::data(piece))
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty | Self::Streaming { left: Some(0), .. })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Self::Streaming { left: None, .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// Why an answer's body stops before its end. The browser sees the connection break.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the app broke off its answer")]
+    Upstream(#[source] hyper::Error),
+    #[error("the app sent nothing for {} s", .0.as_secs())]
+    Idle(Duration),
+    #[error("the sign-in ended")]
+    SignedOut,
+}
+
+/// What an answer's body is.
+pub enum AnswerBody {
+    /// One of our own pages.
+    Own(BoxBody),
+    Streaming(Box<Streaming>),
+    Tunnel(TunnelBody),
+}
+
+/// An app's body on its way to a browser.
+pub struct Streaming {
+    body: Incoming,
+    size: BodySize,
+    visitor: Visitor,
+    ended: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    idle: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+    connection: Option<Returning>,
+    _permit: Rc<Permit>,
+}
+
+impl Streaming {
+    pub fn new(body: Incoming, size: BodySize, visitor: Visitor, idle: Duration, connection: Option<Returning>, permit: Rc<Permit>) -> Self {
+        Self { body, size, visitor, ended: None, idle, deadline: None, last: Instant::now(), connection, _permit: permit }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.last = Instant::now();
+                    match frame.into_data() {
+                        Ok(data) if data.is_empty() => {}
+                        Ok(data) => return Poll::Ready(Some(Ok(data))),
+                        // Trailers end here.
+                        Err(_) => {}
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.connection = None;
+                    return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+                }
+                Poll::Ready(None) => {
+                    if let Some(connection) = self.connection.take() {
+                        connection.give_back();
+                    }
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return self.poll_waiting(cx),
+            }
+        }
+    }
+
+    /// Only a body that makes one wait needs to watch the clock and the sign-in.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let visitor = &self.visitor;
+        let ended = self.ended.get_or_insert_with(|| {
+            let ended = visitor.ended().clone();
+            Box::pin(async move { ended.wait().await })
+        });
+        if ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::SignedOut)));
+        }
+        let until = self.last + self.idle;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        while deadline.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return Poll::Ready(Some(Err(BodyError::Idle(self.idle))));
+            }
+            deadline.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
+}
+
+impl MessageBody for AnswerBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        match self {
+            Self::Own(body) => body.size(),
+            Self::Streaming(streaming) => streaming.size,
+            Self::Tunnel(_) => BodySize::Stream,
+        }
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        match self.get_mut() {
+            Self::Own(body) => Pin::new(body).poll_next(cx),
+            Self::Streaming(streaming) => streaming.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(Into::into))),
+            Self::Tunnel(tunnel) => tunnel.poll_piece(cx).map(|next| next.map(Ok)),
+        }
+    }
+}
