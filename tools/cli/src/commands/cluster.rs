@@ -1,0 +1,240 @@
+//! Vclusters as a whole: make, look, start, stop, scale, delete.
+
+use docklet_client::{Client, Target};
+use docklet_types::status::Status;
+use docklet_types::view::{CreateVcluster, NodeView, OperationView, SizeRequest, VclusterView};
+use serde::Serialize;
+
+use crate::args::{Create, Format, Scale};
+use crate::commands::Context;
+use crate::failure::{Failure, Result};
+use crate::output::{self, Style, Value, column, facts, millis, nodes, oneline, show, table};
+use crate::{progress, prompt};
+
+pub async fn list(cx: &Context) -> Result<()> {
+    let client = cx.client()?;
+    let vclusters = client.vclusters().await?;
+    show(cx.global.output, &vclusters, || clusters(&vclusters, cx.style(), jiff::Timestamp::now()));
+    if vclusters.is_empty() && cx.global.output == Format::Table {
+        eprintln!("no vclusters; make one with: docklet create NAME -n 3");
+    }
+    Ok(())
+}
+
+pub fn clusters(vclusters: &[VclusterView], style: Style, now: jiff::Timestamp) -> String {
+    if vclusters.is_empty() {
+        return String::new();
+    }
+    // The owner says nothing where all are one's own.
+    let owners = vclusters.iter().any(|v| v.owner != vclusters[0].owner);
+    let mut columns = vec![column("NAME"), column("STATUS"), column("NODES").right(), column("IMAGE").spare(3), column("SUBNET").spare(4), column("AGE").spare(2), column("REASON").spare(1)];
+    if owners {
+        columns.insert(1, column("OWNER"));
+    }
+    let rows: Vec<Vec<Value>> = vclusters
+        .iter()
+        .map(|v| {
+            let mut row: Vec<Value> = vec![
+                v.name.clone().into(),
+                v.status.into(),
+                format!("{}/{}", v.nodes_ready, v.nodes).into(),
+                v.image.clone().into(),
+                v.subnet.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                output::age(&v.created_at, now).into(),
+                v.reason.as_ref().map_or("", |r| r.message.as_str()).into(),
+            ];
+            if owners {
+                row.insert(1, v.owner.clone().into());
+            }
+            row
+        })
+        .collect();
+    table(&columns, &rows, style)
+}
+
+pub async fn create(cx: &Context, args: Create) -> Result<()> {
+    let client = cx.client()?;
+    let size = SizeRequest { cpu: args.cpu, memory_mib: args.memory, disk_mib: args.disk };
+    let request = CreateVcluster { name: args.name, nodes: args.nodes, image: args.image, size: (size != SizeRequest::default()).then_some(size) };
+    let view = client.create(&request).await?;
+    let view = carry(cx, &client, view, Status::Running).await?;
+    show(cx.global.output, &view, || sentence(&view));
+    if cx.waits() && cx.global.output == Format::Table && cx.style().width.is_some() {
+        eprintln!("{}", cx.style_err().dim(&format!("a terminal in it: docklet connect {}", view.name)));
+    }
+    Ok(())
+}
+
+pub async fn start(cx: &Context, name: &str) -> Result<()> {
+    let client = cx.client()?;
+    let view = client.start(name).await?;
+    finish(cx, &client, view, Status::Running).await
+}
+
+pub async fn stop(cx: &Context, name: &str) -> Result<()> {
+    let client = cx.client()?;
+    let view = client.stop(name).await?;
+    finish(cx, &client, view, Status::Stopped).await
+}
+
+pub async fn retry(cx: &Context, name: &str) -> Result<()> {
+    let client = cx.client()?;
+    let view = client.retry(name).await?;
+    let target = settled(&view);
+    finish(cx, &client, view, target).await
+}
+
+pub async fn scale(cx: &Context, args: Scale) -> Result<()> {
+    let client = cx.client()?;
+    let nodes = args.nodes.or(args.count).unwrap_or(1);
+    let view = client.scale(&args.name, nodes).await?;
+    let target = settled(&view);
+    finish(cx, &client, view, target).await
+}
+
+/// A stopped vcluster stays stopped when it is scaled or retried; every other one runs afterwards.
+const fn settled(view: &VclusterView) -> Status {
+    match view.status {
+        Status::Stopped | Status::Stopping => Status::Stopped,
+        _ => Status::Running,
+    }
+}
+
+async fn finish(cx: &Context, client: &Client, view: VclusterView, status: Status) -> Result<()> {
+    let view = carry(cx, client, view, status).await?;
+    show(cx.global.output, &view, || sentence(&view));
+    Ok(())
+}
+
+/// Waits for what was asked, unless told not to.
+async fn carry(cx: &Context, client: &Client, view: VclusterView, status: Status) -> Result<VclusterView> {
+    if !cx.waits() {
+        return Ok(view);
+    }
+    // The owner may be another one than the caller where an administrator left it out.
+    progress::wait(client, &view.name, Target::of(&view, status), cx.timeout()).await
+}
+
+/// `demo is running: 3 nodes in 0.93 s`
+pub fn sentence(view: &VclusterView) -> String {
+    let took = view.operation.as_ref().filter(|o| o.ended_at.is_some()).map_or_else(String::new, |o| format!(" in {}", millis(o.millis)));
+    format!("{} is {}: {}{took}\n", view.name, view.status, nodes(view.nodes))
+}
+
+pub async fn delete(cx: &Context, names: &[String], yes: bool) -> Result<()> {
+    let client = cx.client()?;
+    // All are looked up before the first is touched: a slip in one name deletes nothing.
+    let mut doomed = Vec::new();
+    for name in names {
+        doomed.push(client.vcluster(name).await?);
+    }
+    let lost: Vec<String> = doomed.iter().map(|v| format!("{} ({})", v.name, nodes(v.nodes))).collect();
+    prompt::confirm(&format!("Delete {}? Everything on the disks of these nodes is lost; the shared directory ~/nfs stays.", lost.join(", ")), yes)?;
+    let mut failure = None;
+    for view in &doomed {
+        let outcome = match cx.waits() {
+            true => progress::delete(&client, &view.name, cx.timeout()).await,
+            false => client.delete(&view.name, None).await.map(drop).map_err(Failure::from),
+        };
+        match outcome {
+            Ok(()) => {
+                let state = if cx.waits() { "absent" } else { "deleting" };
+                show(cx.global.output, &serde_json::json!({ "name": view.name, "owner": view.owner, "status": state }), || {
+                    if cx.waits() { format!("deleted {}\n", view.name) } else { format!("{} is being deleted\n", view.name) }
+                });
+            }
+            // The others are still deleted; the first failure is told at the end, the rest here.
+            Err(e) if failure.is_none() => failure = Some(e),
+            Err(e) => e.print(cx.style_err()),
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// `status -o json`: the vcluster as the API shows it, with its nodes and, if asked for, its changes.
+#[derive(Serialize)]
+struct Full<'a> {
+    #[serde(flatten)]
+    vcluster: &'a VclusterView,
+    node_list: &'a [NodeView],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operations: Option<&'a [OperationView]>,
+}
+
+pub async fn status(cx: &Context, name: &str, timing: bool) -> Result<()> {
+    let client = cx.client()?;
+    let (view, nodes) = futures::try_join!(client.vcluster(name), client.nodes(name))?;
+    let operations = if timing { Some(client.operations(name).await?) } else { None };
+    let full = Full { vcluster: &view, node_list: &nodes, operations: operations.as_deref() };
+    show(cx.global.output, &full, || {
+        let style = cx.style();
+        let mut text = head(&view, style, jiff::Timestamp::now());
+        text.push('\n');
+        text.push_str(&members(&nodes, style));
+        for operation in operations.iter().flatten().take(5) {
+            text.push('\n');
+            text.push_str(&change(operation, style));
+        }
+        text
+    });
+    Ok(())
+}
+
+fn head(view: &VclusterView, style: Style, now: jiff::Timestamp) -> String {
+    let mut lines = vec![
+        ("name", style.bold(&view.name)),
+        ("owner", view.owner.clone()),
+        ("status", style.status(view.status)),
+        ("nodes", format!("{} of {} ready", view.nodes_ready, view.nodes)),
+        ("image", view.image.clone()),
+        ("size", format!("{} per node", view.size)),
+        ("subnet", view.subnet.clone().unwrap_or_else(|| "-".to_owned())),
+        ("age", output::age(&view.created_at, now)),
+    ];
+    if let Some(reason) = &view.reason {
+        lines.push(("reason", oneline(&reason.message)));
+    }
+    if let Some(operation) = &view.operation {
+        lines.push(("last change", outcome(operation)));
+    }
+    let mut text = facts(&lines, style);
+    if let Some(log) = view.reason.as_ref().and_then(|r| r.log.as_deref()) {
+        text.push_str(&output::harmless(log).lines().map(|l| format!("  | {l}\n")).collect::<String>());
+    }
+    text
+}
+
+/// `create done in 0.93 s`
+fn outcome(operation: &OperationView) -> String {
+    let word = if operation.outcome == "running" { "for" } else { "in" };
+    format!("{} {} {word} {}", operation.action, operation.outcome, millis(operation.millis))
+}
+
+pub fn members(nodes: &[NodeView], style: Style) -> String {
+    let columns = [column("NODE"), column("STATUS"), column("IP"), column("HOST").spare(3), column("READY IN").right().spare(4), column("REASON").spare(1)];
+    let rows: Vec<Vec<Value>> = nodes
+        .iter()
+        .map(|n| {
+            vec![
+                n.name.clone().into(),
+                n.status.into(),
+                n.ip.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                n.host.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                n.ready_millis.map_or_else(|| "-".to_owned(), millis).into(),
+                n.reason.as_ref().map_or("", |r| r.message.as_str()).into(),
+            ]
+        })
+        .collect();
+    table(&columns, &rows, style)
+}
+
+fn change(operation: &OperationView, style: Style) -> String {
+    let mut text = format!("{} by {}, {}: {}\n", style.bold(&operation.action), operation.actor, operation.started_at, outcome(operation));
+    if let Some(reason) = &operation.reason {
+        text.push_str(&format!("  {}\n", oneline(&reason.message)));
+    }
+    for step in &operation.steps {
+        text.push_str(&format!("  {}\n", progress::line(step)));
+    }
+    text
+}

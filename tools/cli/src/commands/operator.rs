@@ -1,0 +1,132 @@
+//! What the installation offers: images and hosts.
+
+use docklet_types::host::CheckOutcome;
+use docklet_types::view::{HostView, ImageView};
+
+use crate::args::{HostCommand, ImageCommand};
+use crate::commands::Context;
+use crate::failure::Result;
+use crate::output::{self, Style, Value, bytes, column, facts, mib, oneline, show, table};
+
+pub async fn image(cx: &Context, command: ImageCommand) -> Result<()> {
+    let ImageCommand::List = command;
+    let images = cx.client()?.images().await?;
+    show(cx.global.output, &images, || image_table(&images, cx.style()));
+    Ok(())
+}
+
+fn image_table(images: &[ImageView], style: Style) -> String {
+    let columns = [column("IMAGE"), column("SIZE").right(), column("AGE").spare(2), column("DIGEST").spare(3), column("DESCRIPTION").spare(1)];
+    let now = jiff::Timestamp::now();
+    let rows: Vec<Vec<Value>> = images
+        .iter()
+        .map(|i| {
+            vec![
+                if i.is_default { format!("{} (default)", i.name) } else { i.name.clone() }.into(),
+                bytes(i.bytes).into(),
+                i.created_at.as_deref().map_or_else(|| "-".to_owned(), |at| output::age(at, now)).into(),
+                i.digest.chars().take(19).collect::<String>().into(),
+                i.description.clone().unwrap_or_default().into(),
+            ]
+        })
+        .collect();
+    table(&columns, &rows, style)
+}
+
+pub async fn host(cx: &Context, command: HostCommand) -> Result<()> {
+    let client = cx.client()?;
+    match command {
+        HostCommand::List => {
+            let hosts = client.hosts().await?;
+            show(cx.global.output, &hosts, || host_table(&hosts, cx.style()));
+        }
+        HostCommand::Show { name } => {
+            let host = client.host(&name).await?;
+            show(cx.global.output, &host, || host_facts(&host, cx.style()));
+        }
+    }
+    Ok(())
+}
+
+fn host_table(hosts: &[HostView], style: Style) -> String {
+    let columns = [
+        column("HOST"),
+        column("STATUS"),
+        column("NODES").right(),
+        column("CPU").right().spare(3),
+        column("MEMORY").right().spare(2),
+        column("DISK").right().spare(4),
+        column("STORAGE").spare(5),
+        column("KERNEL").spare(6),
+        column("VERSION").spare(7),
+    ];
+    let rows: Vec<Vec<Value>> = hosts
+        .iter()
+        .map(|h| {
+            vec![
+                h.name.clone().into(),
+                h.status.clone().into(),
+                format!("{}/{}", h.nodes_ready, h.nodes).into(),
+                cpu(h).into(),
+                memory(h).into(),
+                disk(h).into(),
+                h.storage.clone().into(),
+                h.kernel.clone().into(),
+                h.version.clone().into(),
+            ]
+        })
+        .collect();
+    table(&columns, &rows, style)
+}
+
+fn cpu(h: &HostView) -> String {
+    format!("{}/{}", thousandths(h.allocated.cpu_millis), thousandths(h.capacity.cpu_millis))
+}
+
+fn memory(h: &HostView) -> String {
+    format!("{}/{}", mib(h.allocated.memory_mib), mib(h.capacity.memory_mib))
+}
+
+fn disk(h: &HostView) -> String {
+    format!("{}/{}", mib(h.allocated.disk_mib), mib(h.capacity.disk_mib))
+}
+
+fn thousandths(millis: u64) -> String {
+    if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{}.{}", millis / 1000, millis % 1000 / 100) }
+}
+
+fn host_facts(host: &HostView, style: Style) -> String {
+    let mut text = facts(
+        &[
+            ("host", style.bold(&host.name)),
+            ("status", host.status.clone()),
+            ("nodes", format!("{} of {} ready", host.nodes_ready, host.nodes)),
+            ("cpu", format!("{} handed out", cpu(host))),
+            ("memory", format!("{} handed out", memory(host))),
+            ("disk", format!("{} handed out", disk(host))),
+            ("storage", host.storage.clone()),
+            ("cgroup", host.cgroup.clone()),
+            ("kernel", host.kernel.clone()),
+            ("version", host.version.clone()),
+            ("up", output::age(&host.started_at, jiff::Timestamp::now())),
+        ],
+        style,
+    );
+    if !host.checks.is_empty() {
+        let rows: Vec<Vec<Value>> = host
+            .checks
+            .iter()
+            .map(|c| {
+                let outcome = match c.outcome {
+                    CheckOutcome::Ok => "ok",
+                    CheckOutcome::Warning => "warning",
+                    CheckOutcome::Failed => "failed",
+                };
+                vec![c.name.clone().into(), outcome.into(), oneline(&c.message).into()]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table(&[column("CHECK"), column("OUTCOME"), column("FOUND")], &rows, style));
+    }
+    text
+}
