@@ -121,7 +121,7 @@ unpack() {
 # The digests of the layers of a layout's current version, lowest first.
 layers_of() {
   local layout=$1 manifest
-  manifest=$(jq -r '.manifests[-1].digest | sub("^sha256:"; "")' "$layout/index.json")
+  manifest=$(jq -r '.manifests[0].digest | sub("^sha256:"; "")' "$layout/index.json")
   jq -r '.layers[].digest | sub("^sha256:"; "")' "$layout/blobs/sha256/$manifest"
 }
 

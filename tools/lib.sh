@@ -17,6 +17,8 @@ require_root() {
   [[ $EUID -eq 0 ]] || die "must run as root (sudo $0)"
 }
 
+has_systemd() { [[ -d /run/systemd/system ]]; }
+
 # The configuration file that Docklet's programs would read, or nothing. The same order as theirs.
 conf_file() {
   local path
@@ -59,4 +61,14 @@ timed() {
   say "  $label …"
   "$@"
   say "  $label: done in $(seconds_since "$start")"
+}
+
+# wait_until SECONDS COMMAND…
+wait_until() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.1
+  done
 }

@@ -1,0 +1,529 @@
+#!/bin/bash
+# Sets this machine up for Docklet. Run it again at any time: it does only what is not done yet.
+#
+#   sudo ./prepare.sh                packages, build, programs, configuration, image
+#   sudo ./prepare.sh --start        the same, then starts master and worker and waits until they are ready
+#   sudo ./prepare.sh --deps         only the packages that building, running and testing need
+#   sudo ./prepare.sh --check        changes nothing, says what is missing
+#   --image small|base|full|none     which image to have (default: base); see basefs/README.md
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly ROOT
+# shellcheck source=tools/lib.sh
+. "$ROOT/tools/lib.sh"
+
+readonly BIN=/usr/local/bin
+readonly PROGRAMS=(docklet docklet-master docklet-worker docklet-bench)
+readonly SERVICES=(docklet-master docklet-worker)
+
+# Grouped by what they are for; all are Debian's.
+readonly RUN_PACKAGES=(
+  btrfs-progs ca-certificates curl e2fsprogs etcd-client etcd-server iproute2 jq kmod liblxc1 lxc lxcfs nftables
+  openssh-client procps uidmap util-linux zstd
+)
+readonly IMAGE_PACKAGES=(debootstrap debian-archive-keyring)
+readonly BUILD_PACKAGES=(
+  build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
+  protobuf-compiler
+)
+readonly TEST_PACKAGES=(chromium iputils-ping python3 shellcheck sqlite3)
+
+# The oldest Node.js that bundles the portal's front end; the browser tests want what web/package.json says.
+readonly NODE_MAJOR=18
+
+MODE=prepare
+START=no
+IMAGE=base
+CHANGED_PROGRAMS=()
+MISSING=0
+
+usage() {
+  sed -n -e '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+}
+
+parse() {
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --deps) MODE=deps ;;
+      --check) MODE=check ;;
+      --start) START=yes ;;
+      --image)
+        IMAGE=${2-}
+        shift
+        ;;
+      --image=*) IMAGE=${1#*=} ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+  done
+  case $IMAGE in
+    small | base | full | none) ;;
+    *) die "--image is small, base, full or none, not '$IMAGE'" ;;
+  esac
+}
+
+# ---- What is there --------------------------------------------------------------------------------------------------
+
+wanted_packages() {
+  printf '%s\n' "${RUN_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+  # Somebody's newer Node.js is left alone.
+  node_major >/dev/null || printf '%s\n' nodejs npm
+}
+
+missing_packages() {
+  comm -23 <(wanted_packages | sort -u) <(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u)
+}
+
+node_major() {
+  local version
+  version=$(node --version 2>/dev/null) || return 1
+  version=${version#v}
+  printf '%s\n' "${version%%.*}"
+}
+
+wanted_rust() {
+  sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml"
+}
+
+# Who builds: the owner of the checkout where that is who called sudo, so that target/ stays theirs; else root.
+builder() {
+  if [[ -n ${SUDO_USER-} && $SUDO_USER != root && $(stat -c %U "$ROOT") == "$SUDO_USER" ]]; then
+    printf '%s\n' "$SUDO_USER"
+  else
+    printf 'root\n'
+  fi
+}
+
+home_of() { getent passwd "$1" | cut -d: -f6; }
+
+# Directories that may hold cargo: sudo takes a user's own out of PATH.
+cargo_homes() {
+  if [[ -n ${SUDO_USER-} ]]; then printf '%s/.cargo\n' "$(home_of "$SUDO_USER")"; fi
+  printf '%s\n' "${CARGO_HOME:-$HOME/.cargo}" /root/.cargo /usr/local/cargo
+}
+
+# Prints `DIRECTORY HOME-OF-TOOLCHAINS` of the first cargo there is; the second is empty where it is not rustup's.
+find_cargo() {
+  local home
+  if command -v cargo >/dev/null; then
+    home=$(dirname "$(command -v cargo)")
+    printf '%s|%s\n' "$home" "$(toolchains_beside "${home%/bin}")"
+    return
+  fi
+  while read -r home; do
+    if [[ -x $home/bin/cargo ]]; then
+      printf '%s|%s\n' "$home/bin" "$(toolchains_beside "$home")"
+      return
+    fi
+  done < <(cargo_homes)
+  return 1
+}
+
+toolchains_beside() {
+  local candidate
+  for candidate in "${RUSTUP_HOME-}" "${1%/.cargo}/.rustup" "${1%/cargo}/rustup"; do
+    if [[ -n $candidate && -d $candidate/toolchains ]]; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+}
+
+# as_builder COMMAND…: in the checkout, with the Rust that was found.
+as_builder() {
+  local found user environment
+  user=$(builder)
+  found=$(find_cargo) || found='|'
+  environment=("PATH=${found%%|*}:/usr/local/bin:/usr/bin:/bin:$PATH" "HOME=$(home_of "$user")")
+  if [[ -n ${found#*|} ]]; then environment+=("RUSTUP_HOME=${found#*|}"); fi
+  if [[ $user == root ]]; then
+    env "${environment[@]}" "$@"
+  else
+    runuser -u "$user" -- env "${environment[@]}" "$@"
+  fi
+}
+
+rust_version() {
+  find_cargo >/dev/null || return 1
+  as_builder rustc --version 2>/dev/null | awk '{ print $2 }'
+}
+
+# version_at_least HAVE WANT
+version_at_least() {
+  [[ $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]
+}
+
+rust_problem() {
+  local have want
+  want=$(wanted_rust)
+  have=$(rust_version) || have=
+  if [[ -z $have ]]; then
+    say "Rust is missing: install $want or newer with rustup (https://rustup.rs), as this user or as root, then run this again"
+  elif ! version_at_least "$have" "$want"; then
+    say "Rust $have is too old: Docklet needs $want or newer; with rustup: rustup update stable"
+  fi
+}
+
+node_problem() {
+  local have
+  have=$(node_major) || have=
+  if [[ -z $have ]]; then
+    say "Node.js is missing: ./prepare.sh --deps installs it"
+  elif ((have < NODE_MAJOR)); then
+    say "Node.js $have is too old: the portal's front end is built with $NODE_MAJOR or newer"
+  fi
+}
+
+image_layout() { printf '%s/global/images/%s\n' "$(fs_prefix)" "$1"; }
+
+has_image() { [[ -e $(image_layout "$1")/index.json ]]; }
+
+lxcfs_runs() { mountpoint --quiet /var/lib/lxcfs; }
+
+system_exists() { [[ -e $(fs_prefix)/local/master || -e $(fs_prefix)/local/generated_password.txt ]]; }
+
+is_ready() {
+  curl --silent --fail --max-time 2 --output /dev/null "http://127.0.0.1:$(conf_value PROXY_PORT 8000)/readyz" &&
+    "$BIN/docklet-worker" status >/dev/null 2>&1
+}
+
+# ---- Packages -------------------------------------------------------------------------------------------------------
+
+# Installing etcd and lxc would start an etcd on our port and a bridge nobody needs. While this file says so, packages
+# start nothing; a machine that has such a policy already is left as it is.
+readonly POLICY=/usr/sbin/policy-rc.d
+
+forbid_service_starts() {
+  [[ ! -e $POLICY ]] || return 0
+  trap 'rm -f "$POLICY"' EXIT
+  printf '#!/bin/sh\n# Made by prepare.sh of Docklet while it installs packages.\nexit 101\n' >"$POLICY"
+  chmod 0755 "$POLICY"
+}
+
+allow_service_starts() {
+  if grep -qs 'prepare.sh of Docklet' "$POLICY"; then
+    rm -f "$POLICY"
+    trap - EXIT
+  fi
+}
+
+# What came with the packages and would start at the next boot. Only on the first installation: later it is the operator's.
+disable_unneeded_services() {
+  local service
+  has_systemd || return 0
+  for service in etcd.service lxc-net.service; do
+    if printf '%s\n' "$@" | grep -qx "${service/etcd.service/etcd-server}\|${service/lxc-net.service/lxc}"; then
+      systemctl disable --quiet "$service" 2>/dev/null || true
+    fi
+  done
+}
+
+apt_install() {
+  # Lists may be there already, and the network slow: refresh them only where they do not do.
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >>"$LOG" 2>&1 && return
+  apt-get update -qq >>"$LOG" 2>&1 || die "apt-get update failed; see $LOG"
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >>"$LOG" 2>&1 ||
+    die "apt-get install failed; the end of $LOG: $(tail -n 3 "$LOG")"
+}
+
+install_packages() {
+  local -a missing
+  mapfile -t missing < <(missing_packages)
+  if [[ ${#missing[@]} -eq 0 ]]; then
+    say "  packages: all there"
+    return
+  fi
+  say "  packages to install: ${missing[*]}"
+  forbid_service_starts
+  timed "packages" apt_install "${missing[@]}"
+  allow_service_starts
+  disable_unneeded_services "${missing[@]}"
+}
+
+# Nodes see their own memory and CPUs in /proc through lxcfs.
+start_lxcfs() {
+  if lxcfs_runs; then
+    return
+  fi
+  if has_systemd; then
+    systemctl enable --quiet --now lxcfs.service
+  else
+    mkdir -p /var/lib/lxcfs
+    setsid --fork lxcfs /var/lib/lxcfs >>"$LOG" 2>&1 </dev/null
+  fi
+  wait_until 5 lxcfs_runs || die "lxcfs did not start; see $LOG"
+  say "  lxcfs: started"
+}
+
+# ---- Build and install ----------------------------------------------------------------------------------------------
+
+require_toolchains() {
+  local problem
+  problem=$(rust_problem)
+  [[ -z $problem ]] || die "$problem"
+  problem=$(node_problem)
+  [[ -z $problem ]] || die "$problem"
+}
+
+# npm notes what it installed; it is done when that is what the lock file says, and not older.
+install_node_modules() {
+  local web=$ROOT/web
+  if [[ $web/node_modules/.package-lock.json -nt $web/package-lock.json ]]; then
+    return
+  fi
+  timed "front end: npm ci" as_builder npm --prefix "$web" ci --omit=dev --no-audit --no-fund --loglevel=error
+}
+
+front_end_is_current() {
+  local manifest=$ROOT/web/dist/manifest.json
+  [[ -e $manifest ]] &&
+    [[ -z $(find "$ROOT"/web/{assets-src,templates,src,build.mjs,package-lock.json} -newer "$manifest" -type f -print -quit) ]]
+}
+
+build_front_end() {
+  if front_end_is_current; then
+    say "  front end: current"
+    return
+  fi
+  install_node_modules
+  timed "front end: bundle" as_builder npm --prefix "$ROOT/web" run --silent build
+}
+
+cargo_build() {
+  as_builder cargo build --manifest-path "$ROOT/Cargo.toml" --release --workspace --locked
+}
+
+build_programs() {
+  timed "programs: cargo build" cargo_build
+}
+
+install_programs() {
+  local name built=${CARGO_TARGET_DIR:-$ROOT/target}/release
+  for name in "${PROGRAMS[@]}"; do
+    [[ -x $built/$name ]] || die "the build made no $built/$name"
+    if ! cmp --quiet "$built/$name" "$BIN/$name"; then
+      # A running program keeps its old file.
+      install -m 0755 "$built/$name" "$BIN/.$name.new"
+      mv -f "$BIN/.$name.new" "$BIN/$name"
+      CHANGED_PROGRAMS+=("$name")
+    fi
+  done
+  if [[ ${#CHANGED_PROGRAMS[@]} -eq 0 ]]; then
+    say "  programs in $BIN: current"
+  else
+    say "  programs put into $BIN: ${CHANGED_PROGRAMS[*]}"
+  fi
+}
+
+# The program completes by itself; the shells only have to be told to ask it.
+install_completions() {
+  local bash=/usr/share/bash-completion/completions/docklet
+  local zsh=/usr/local/share/zsh/site-functions/_docklet
+  local fish=/usr/share/fish/vendor_completions.d/docklet.fish
+  install_text "$bash" 'source <(COMPLETE=bash docklet)'
+  install_text "$zsh" $'#compdef docklet\nsource <(COMPLETE=zsh docklet)'
+  install_text "$fish" 'COMPLETE=fish docklet | source'
+}
+
+install_text() {
+  local path=$1 text=$2
+  if [[ ! -e $path || $(<"$path") != "$text" ]]; then
+    mkdir -p "${path%/*}"
+    printf '%s\n' "$text" >"$path"
+  fi
+}
+
+# ---- Configuration, image -------------------------------------------------------------------------------------------
+
+write_configuration() {
+  local file=$ROOT/conf/docklet.conf link=/etc/docklet/docklet.conf
+  if [[ ! -e $file ]]; then
+    cp "$ROOT/conf/docklet.conf.template" "$file"
+    say "  configuration: $file made from the template"
+  else
+    say "  configuration: $file is there"
+  fi
+  mkdir -p /etc/docklet
+  if [[ ! -e $link && ! -L $link ]]; then
+    ln -s "$file" "$link"
+  elif [[ $(readlink -f "$link") != "$(readlink -f "$file")" ]]; then
+    say "  note: $link is another configuration than $file; it is left as it is"
+  fi
+}
+
+build_image() {
+  if [[ $IMAGE == none ]]; then
+    return
+  fi
+  if has_image "$IMAGE"; then
+    say "  image $IMAGE: there"
+    return
+  fi
+  timed "image $IMAGE" env DOCKLET_WORKER="$BIN/docklet-worker" "$ROOT/basefs/build.sh" "$IMAGE"
+}
+
+# ---- Start ----------------------------------------------------------------------------------------------------------
+
+install_units() {
+  local service unit changed=no
+  for service in "${SERVICES[@]}"; do
+    unit=$ROOT/conf/$service.service
+    [[ -e $unit ]] || continue
+    if ! cmp --quiet "$unit" "/etc/systemd/system/$service.service"; then
+      install -m 0644 "$unit" "/etc/systemd/system/$service.service"
+      changed=yes
+    fi
+  done
+  [[ $changed == no ]] || systemctl daemon-reload
+}
+
+# An etcd of the machine's own on our port is used as it is; the master starts its own only where nothing answers.
+note_foreign_etcd() {
+  if has_systemd && systemctl is-active --quiet etcd.service; then
+    say "  note: etcd.service runs already; ETCD=$(conf_value ETCD localhost:2379) in the configuration decides whether it is used"
+  fi
+}
+
+runs() { "$BIN/$1" status >/dev/null 2>&1; }
+
+# changed NAME: whether this run replaced the program.
+changed() {
+  [[ ${#CHANGED_PROGRAMS[@]} -gt 0 ]] && printf '%s\n' "${CHANGED_PROGRAMS[@]}" | grep -qx "$1"
+}
+
+start_service() {
+  local name=$1 verb=start
+  if runs "$name"; then
+    if ! changed "$name"; then
+      say "  $name: runs"
+      return
+    fi
+    verb=restart
+  elif [[ $name == docklet-master ]] && ! system_exists; then
+    verb=init
+  fi
+  if has_systemd && [[ $verb != init && -e /etc/systemd/system/$name.service ]]; then
+    timed "$name: $verb" systemctl "$verb" "$name.service"
+  else
+    timed "$name: $verb" "$BIN/$name" "$verb"
+  fi
+}
+
+enable_services() {
+  has_systemd || return 0
+  local service
+  for service in "${SERVICES[@]}"; do
+    [[ ! -e /etc/systemd/system/$service.service ]] || systemctl enable --quiet "$service.service"
+  done
+}
+
+start_all() {
+  note_foreign_etcd
+  if has_systemd; then install_units; fi
+  start_service docklet-master
+  start_service docklet-worker
+  enable_services
+  local start=$EPOCHREALTIME
+  wait_until 60 is_ready || die "master and worker run, but are not ready after 60 s; see $(fs_prefix)/local/log/"
+  say "  ready after $(seconds_since "$start")"
+  say
+  say "Docklet is at $(conf_value PORTAL_URL http://localhost:8000)"
+  say "Sign in as root; the password is in $(fs_prefix)/local/generated_password.txt"
+}
+
+# ---- Check ----------------------------------------------------------------------------------------------------------
+
+# report LABEL PROBLEM: nothing wrong where PROBLEM is empty.
+report() {
+  if [[ -z $2 ]]; then
+    printf '  ok       %s\n' "$1"
+  else
+    printf '  missing  %s: %s\n' "$1" "$2"
+    MISSING=$((MISSING + 1))
+  fi
+}
+
+unless() {
+  local problem=$1
+  shift
+  "$@" >/dev/null 2>&1 || printf '%s' "$problem"
+}
+
+check_kernel() {
+  local name
+  for name in overlay btrfs; do
+    report "kernel: $name" "$(unless "no file system $name in /proc/filesystems and no module" kernel_has_filesystem "$name")"
+  done
+  report "kernel: user namespaces" "$(unless 'unshare --user fails' unshare --user true)"
+  report "kernel: network namespaces" "$(unless 'unshare --net fails' unshare --net true)"
+}
+
+kernel_has_filesystem() { grep -qw "$1" /proc/filesystems || modinfo "$1"; }
+
+check_programs() {
+  local name
+  for name in "${PROGRAMS[@]}"; do
+    report "$BIN/$name" "$(unless 'not installed' test -x "$BIN/$name")"
+  done
+}
+
+check() {
+  local missing file name
+  missing=$(missing_packages | tr '\n' ' ')
+  report "packages" "${missing% }"
+  report "Rust $(wanted_rust)" "$(rust_problem)"
+  report "Node.js $NODE_MAJOR" "$(node_problem)"
+  check_kernel
+  report "lxcfs" "$(unless 'does not run' lxcfs_runs)"
+  check_programs
+  file=$(conf_file)
+  report "configuration${file:+ $file}" "$(unless 'no docklet.conf' test -n "$file")"
+  [[ $IMAGE == none ]] || report "image $IMAGE" "$(unless "not in $(image_layout "$IMAGE")" has_image "$IMAGE")"
+  for name in "${SERVICES[@]}"; do
+    report "$name" "$(unless 'does not run' runs "$name")"
+  done
+  if [[ $MISSING -gt 0 ]]; then
+    say "$MISSING missing; sudo ./prepare.sh --start sets up what is"
+    exit 1
+  fi
+  say "all is there"
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+main() {
+  parse "$@"
+  if [[ $MODE == check ]]; then
+    check
+    return
+  fi
+  require_root
+  local started=$EPOCHREALTIME
+  mkdir -p /var/log
+  LOG=/var/log/docklet-prepare.log
+  : >"$LOG"
+  say "Docklet: preparing this machine (details in $LOG)"
+  install_packages
+  start_lxcfs
+  if [[ $MODE == prepare ]]; then
+    write_configuration
+    require_toolchains
+    build_front_end
+    build_programs
+    install_programs
+    install_completions
+    build_image
+    if [[ $START == yes ]]; then start_all; fi
+  fi
+  say "done in $(seconds_since "$started")"
+}
+
+main "$@"

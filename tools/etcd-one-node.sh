@@ -1,0 +1,63 @@
+#!/bin/bash
+# Runs an etcd of one member for a Docklet of several hosts, with certificates. A Docklet of one host needs none of this:
+# its master starts an etcd by itself.
+#
+#   sudo tools/etcd-one-node.sh start IP     on the machine that has IP; other hosts need its client certificate
+#   sudo tools/etcd-one-node.sh status|stop
+set -euo pipefail
+
+# shellcheck source=tools/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=tools/lib-etcd.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib-etcd.sh"
+
+# Kept beside the member: a restart must not make an authority that other hosts do not know.
+make_certificates() {
+  local ip=$1 made
+  made=$(member_data)/authority
+  if [[ ! -e $made/client.crt ]]; then
+    mkdir -p "$made"
+    chmod 0700 "$made"
+    make_authority "$made"
+    issue_client "$made" "$made"
+  fi
+  issue_member "$made" "$made" etcd1 "$ip"
+  install_certificates "$made"
+}
+
+start() {
+  local ip=$1 client
+  if member_runs; then
+    say "etcd runs already"
+    return
+  fi
+  umask 077
+  make_certificates "$ip"
+  etcd_arguments etcd1 "$ip" "etcd1=https://$ip:$PEER_PORT"
+  start_member
+  wait_until 20 eval "etcdctl_client '$ip' endpoint health >/dev/null 2>&1" || die "etcd did not answer within 20 s; see $(member_log)"
+  client=$(client_directory)
+  say "etcd answers at $ip:$CLIENT_PORT. On every host of Docklet:"
+  say "  put ETCD=$ip:$CLIENT_PORT into docklet.conf"
+  say "  copy $client/{ca.crt,client.crt,client.key} to the same place, readable by root only"
+}
+
+main() {
+  local command=${1-}
+  require_root
+  require_programs etcd etcdctl openssl
+  case $command in
+    start)
+      valid_ip "${2-}" || die "usage: etcd-one-node.sh start IP"
+      start "$2"
+      ;;
+    stop) stop_member ;;
+    status)
+      member_runs || die "etcd does not run"
+      say "etcd runs"
+      ;;
+    *) die "usage: etcd-one-node.sh start IP | status | stop" ;;
+  esac
+}
+
+main "$@"

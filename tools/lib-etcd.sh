@@ -1,0 +1,159 @@
+# shellcheck shell=bash
+# Members of an etcd cluster of its own: certificates, starting, stopping. Sourced by etcd-one-node.sh and
+# etcd-multi-nodes.sh.
+#
+# Whoever shows a client certificate may read and write everything, so nobody without one gets in, and members know each
+# other by certificate as well. The authority's key stays where the certificates were made.
+
+CLIENT_PORT=2379
+PEER_PORT=2380
+readonly UNIT=docklet-etcd.service
+readonly VALID_DAYS=3650
+
+member_data() { printf '%s/local/etcd-member\n' "$(fs_prefix)"; }
+member_log() { printf '%s/local/log/etcd-member.log\n' "$(fs_prefix)"; }
+# Where Docklet's own programs look for their client certificate.
+client_directory() { printf '%s/local/etcd\n' "$(fs_prefix)"; }
+
+require_programs() {
+  local name
+  for name in "$@"; do
+    command -v "$name" >/dev/null || die "$name is missing; ./prepare.sh --deps installs what is needed"
+  done
+}
+
+valid_ip() { [[ $1 =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]]; }
+
+# parse_member NAME=IP: sets MEMBER_NAME and MEMBER_IP.
+parse_member() {
+  MEMBER_NAME=${1%%=*}
+  MEMBER_IP=${1#*=}
+  if [[ $1 != *=* || ! $MEMBER_NAME =~ ^[a-z][a-z0-9-]*$ ]] || ! valid_ip "$MEMBER_IP"; then
+    die "'$1' is not NAME=IP such as etcd1=10.0.0.1"
+  fi
+}
+
+new_key() {
+  openssl genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null ||
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null
+}
+
+make_authority() {
+  local dir=$1
+  new_key "$dir/ca.key"
+  openssl req -x509 -new -key "$dir/ca.key" -out "$dir/ca.crt" -days "$VALID_DAYS" -subj '/CN=Docklet etcd authority'
+}
+
+# issue AUTHORITY-DIR TARGET-PREFIX COMMON-NAME EXTENSIONS
+issue() {
+  local authority=$1 target=$2 name=$3 extensions=$4
+  new_key "$target.key"
+  openssl req -new -key "$target.key" -subj "/CN=$name" |
+    openssl x509 -req -CA "$authority/ca.crt" -CAkey "$authority/ca.key" -CAcreateserial -days "$VALID_DAYS" \
+      -extfile <(printf '%s\n' "$extensions") -out "$target.crt" 2>/dev/null
+}
+
+# A member speaks to other members as server and as client.
+issue_member() {
+  local authority=$1 dir=$2 name=$3 ip=$4
+  mkdir -p "$dir"
+  cp "$authority/ca.crt" "$dir/ca.crt"
+  issue "$authority" "$dir/server" "$name" "extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=IP:$ip,IP:127.0.0.1,DNS:localhost,DNS:$name"
+}
+
+issue_client() {
+  local authority=$1 dir=$2
+  mkdir -p "$dir"
+  cp "$authority/ca.crt" "$dir/ca.crt"
+  issue "$authority" "$dir/client" docklet "extendedKeyUsage=clientAuth"
+}
+
+# install_certificates FROM: a member's directory with its own and the client's certificate.
+install_certificates() {
+  local from=$1 data client name
+  data=$(member_data)
+  client=$(client_directory)
+  mkdir -p "$data/certificates" "$client"
+  chmod 0700 "$data" "$client"
+  for name in ca.crt server.crt server.key; do
+    install -m 0600 "$from/$name" "$data/certificates/$name"
+  done
+  for name in ca.crt client.crt client.key; do
+    install -m 0600 "$from/$name" "$client/$name"
+  done
+}
+
+# etcd_arguments NAME IP INITIAL-CLUSTER: sets ARGUMENTS.
+etcd_arguments() {
+  local name=$1 ip=$2 initial=$3 data
+  data=$(member_data)
+  ARGUMENTS=(
+    --name "$name" --data-dir "$data/data"
+    --listen-client-urls "https://$ip:$CLIENT_PORT,https://127.0.0.1:$CLIENT_PORT"
+    --advertise-client-urls "https://$ip:$CLIENT_PORT"
+    --listen-peer-urls "https://$ip:$PEER_PORT" --initial-advertise-peer-urls "https://$ip:$PEER_PORT"
+    --initial-cluster "$initial" --initial-cluster-token docklet --initial-cluster-state new
+    --client-cert-auth --trusted-ca-file "$data/certificates/ca.crt"
+    --cert-file "$data/certificates/server.crt" --key-file "$data/certificates/server.key"
+    --peer-client-cert-auth --peer-trusted-ca-file "$data/certificates/ca.crt"
+    --peer-cert-file "$data/certificates/server.crt" --peer-key-file "$data/certificates/server.key"
+    --auto-compaction-retention 1 --quota-backend-bytes 4294967296 --logger zap
+  )
+}
+
+# etcdctl_client IP COMMAND…
+etcdctl_client() {
+  local ip=$1 client
+  client=$(client_directory)
+  shift
+  ETCDCTL_API=3 etcdctl --endpoints "https://$ip:$CLIENT_PORT" --cacert "$client/ca.crt" --cert "$client/client.crt" \
+    --key "$client/client.key" --command-timeout 3s "$@"
+}
+
+member_pid() {
+  local pid
+  pid=$(cat "$(member_data)/pid" 2>/dev/null) || return 1
+  # A number that was given to another program since then is not ours.
+  [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == "$(readlink -f "$(command -v etcd)")" ]] && printf '%s\n' "$pid"
+}
+
+member_runs() {
+  if has_systemd; then
+    systemctl is-active --quiet "$UNIT"
+  else
+    member_pid >/dev/null
+  fi
+}
+
+start_member() {
+  mkdir -p "$(dirname "$(member_log)")"
+  if has_systemd; then
+    write_unit
+    systemctl enable --quiet --now "$UNIT"
+  else
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' bash "$(member_data)/pid" \
+      "$(command -v etcd)" "${ARGUMENTS[@]}" >>"$(member_log)" 2>&1 </dev/null
+  fi
+}
+
+write_unit() {
+  {
+    printf '[Unit]\nDescription=etcd member for Docklet\nAfter=network-online.target\nWants=network-online.target\n\n'
+    printf '[Service]\nType=notify\nRestart=always\nRestartSec=2\nLimitNOFILE=65536\nExecStart=%s' "$(command -v etcd)"
+    printf ' "%s"' "${ARGUMENTS[@]}"
+    printf '\n\n[Install]\nWantedBy=multi-user.target\n'
+  } >"/etc/systemd/system/$UNIT"
+  systemctl daemon-reload
+}
+
+stop_member() {
+  local pid
+  if has_systemd; then
+    systemctl disable --quiet --now "$UNIT"
+  elif pid=$(member_pid); then
+    kill "$pid"
+    wait_until 15 eval '! member_pid >/dev/null' || die "etcd (process $pid) did not stop within 15 s"
+  fi
+}
