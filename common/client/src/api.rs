@@ -256,7 +256,7 @@ impl Client {
     }
 }
 
-/// At least one: a server takes 0 for "do not wait".
+/// Rounded up, and at least one: a server takes 0 for "do not wait".
 fn seconds(timeout: Duration) -> String {
-    timeout.as_secs().max(1).to_string()
+    timeout.as_millis().div_ceil(1000).max(1).to_string()
 }

@@ -105,7 +105,7 @@ impl Client {
             // A repetition after a broken connection finds it gone: the first one did it.
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) if e.code() == Some(Code::Timeout) => {}
-            Err(e) if matches!(e, Error::Interrupted { .. } | Error::Silent { .. }) => {}
+            Err(Error::Interrupted { .. } | Error::Silent { .. }) => {}
             Err(e) => return Err(e.into()),
         }
         loop {

@@ -130,7 +130,8 @@ impl Display {
 /// `boot      ━━━━━━━─── 7/10  0.62 s`
 pub fn line(step: &StepView) -> String {
     const WIDTH: u32 = 10;
-    let filled = if step.total == 0 { WIDTH } else { (step.done.min(step.total)) * WIDTH / step.total };
+    // A step that no node needs is through.
+    let filled = (step.done.min(step.total) * WIDTH).checked_div(step.total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|i| if i < filled { '━' } else { '─' }).collect();
     let mark = if step.finished { "✓" } else { " " };
     format!("{mark} {:8} {bar} {:>4}/{:<4} {}", step.step.to_string(), step.done, step.total, millis(step.millis))

@@ -5,6 +5,9 @@ mod cluster;
 mod node;
 mod operator;
 
+#[cfg(test)]
+pub use cluster::clusters;
+
 use clap::CommandFactory;
 use clap_complete::Shell;
 use docklet_client::{Client, Error};
