@@ -185,14 +185,15 @@ impl Client {
         self.ask(call).await
     }
 
-    /// Where the terminal of a node is. `session` names the shell to come back to: `[a-z0-9-]{1,40}`.
+    /// Where the terminal of a node is. `session` names the shell to come back to: `[a-z0-9-]{1,40}`. The server expects
+    /// `{"ack":<bytes>}` for the output taken in, and pauses the shell where it lags far behind.
     ///
     /// # Errors
     /// The client's address cannot carry it.
     pub fn terminal(&self, name: &str, node: &str, session: &str, cols: u16, rows: u16) -> Result<TerminalAddress> {
         let path = ["vclusters", name, "nodes", node, "terminal"];
         let mut call = self.of_owner(Call::new(Method::GET, &path));
-        call.query.extend([("session", session.to_owned()), ("cols", cols.to_string()), ("rows", rows.to_string())]);
+        call.query.extend([("session", session.to_owned()), ("flow", "ack".to_owned()), ("cols", cols.to_string()), ("rows", rows.to_string())]);
         let mut url = self.address(&call)?;
         let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
         url.set_scheme(scheme).map_err(|()| Error::Address { url: self.url().to_owned() })?;

@@ -139,7 +139,7 @@ fn addresses_that_are_none() {
 fn terminals_have_a_websocket_address() {
     let client = Client::new("https://docklet.example/").unwrap().with_token("t").unwrap().with_owner(Some("bob"));
     let terminal = client.terminal("demo", "node1", "s1", 80, 24).unwrap();
-    assert_eq!(terminal.url, "wss://docklet.example/api/v1/vclusters/demo/nodes/node1/terminal?owner=bob&session=s1&cols=80&rows=24");
+    assert_eq!(terminal.url, "wss://docklet.example/api/v1/vclusters/demo/nodes/node1/terminal?owner=bob&session=s1&flow=ack&cols=80&rows=24");
     assert_eq!(terminal.authorization.as_deref(), Some("Bearer t"));
 }
 

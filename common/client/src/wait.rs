@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::http::Client;
 
 /// The longest time one request waits.
-const SLICE: Duration = Duration::from_secs(20);
+const SLICE: Duration = Duration::from_secs(10);
 /// The pause between tries while the server does not answer.
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long a failure must stand before it is believed, where the change is not said to have ended: right after a new
@@ -148,11 +148,10 @@ fn judge(view: &VclusterView, target: Target) -> Verdict {
     }
     let over = view.operation.as_ref().is_none_or(|o| o.outcome != "running");
     match view.status {
-        Status::Failed if over => Verdict::Ended,
+        Status::Failed | Status::Degraded if over => Verdict::Ended,
         Status::Failed => Verdict::Failing,
         // Somebody stopped, started or deleted it meanwhile.
         Status::Running | Status::Stopped | Status::Deleting if over || view.generation > target.generation => Verdict::Ended,
-        Status::Degraded if over => Verdict::Failing,
         _ => Verdict::Underway,
     }
 }

@@ -4,10 +4,10 @@
 //! shell lives in the node, not in the connection: when the connection breaks, this connects again to the same shell.
 
 use docklet_client::{Client, Error, TerminalAddress};
-use docklet_types::agent::frame::Control;
 use docklet_types::problem::Problem;
 use futures::{SinkExt, StreamExt};
 use rustix::termios::{self, OptionalActions, Termios};
+use serde::{Deserialize, Serialize};
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -57,6 +57,30 @@ impl Drop for Raw {
         let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.0);
     }
 }
+
+/// What the server says in text messages.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FromServer {
+    /// Whether the shell was there already; then a replay of its output follows.
+    Attached { resumed: bool },
+    Exit { code: i32 },
+    TakenOver {},
+}
+
+/// What we say in text messages.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ToServer {
+    Resize { cols: u16, rows: u16 },
+    /// Bytes of output that are on the screen. The server sends only so much ahead of it, so that a program that prints
+    /// without end stops as soon as it is interrupted.
+    Ack(u64),
+    Close {},
+}
+
+/// Output is acknowledged in steps of this many bytes.
+const ACK: u64 = 16 << 10;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -193,6 +217,7 @@ async fn talk(socket: &mut Socket, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &
     };
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut unanswered = 0;
+    let mut shown: u64 = 0;
     let broken = |e: tungstenite::Error| End::Broken(e.to_string());
     loop {
         let message = tokio::select! {
@@ -204,12 +229,18 @@ async fn talk(socket: &mut Socket, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &
                         if out.write_all(&bytes).and_then(|()| out.flush()).is_err() {
                             return End::Killed;
                         }
+                        shown += bytes.len() as u64;
+                        if shown >= ACK
+                            && let Err(e) = socket.send(control(&ToServer::Ack(std::mem::take(&mut shown)))).await
+                        {
+                            return broken(e);
+                        }
                     }
-                    Some(Ok(Message::Text(text))) => match serde_json::from_str::<Control>(&text) {
-                        Ok(Control::Exit { code }) => return End::Exit(code),
-                        Ok(Control::TakenOver) => return End::TakenOver,
+                    Some(Ok(Message::Text(text))) => match serde_json::from_str::<FromServer>(&text) {
+                        Ok(FromServer::Exit { code }) => return End::Exit(code),
+                        Ok(FromServer::TakenOver {}) => return End::TakenOver,
                         // The replay that follows is what is on the screen already.
-                        Ok(Control::Attached { resumed: true }) => eprint!("\x1b[H\x1b[2J"),
+                        Ok(FromServer::Attached { resumed: true }) => eprint!("\x1b[H\x1b[2J"),
                         // Newer servers may say more.
                         _ => {}
                     },
@@ -231,7 +262,7 @@ async fn talk(socket: &mut Socket, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &
                 }
             },
             _ = resized.recv() => match size() {
-                Some((cols, rows)) => control(&Control::Resize { cols, rows }),
+                Some((cols, rows)) => control(&ToServer::Resize { cols, rows }),
                 None => continue,
             },
             _ = heartbeat.tick() => {
@@ -254,14 +285,14 @@ async fn talk(socket: &mut Socket, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &
 async fn leave(socket: &mut Socket, named: bool) {
     let goodbye = async {
         if !named {
-            let _ = socket.send(control(&Control::Close)).await;
+            let _ = socket.send(control(&ToServer::Close {})).await;
         }
         let _ = socket.close(None).await;
     };
     let _ = tokio::time::timeout(Duration::from_millis(500), goodbye).await;
 }
 
-fn control(message: &Control) -> Message {
+fn control(message: &ToServer) -> Message {
     Message::text(serde_json::to_string(message).unwrap_or_default())
 }
 
