@@ -16,10 +16,11 @@ use parking_lot::Mutex;
 
 use super::address::{AppAddress, host_of};
 use super::agent::NodeStream;
-use super::body::{AnswerBody, RequestBody, Streaming};
+use super::body::{AnswerBody, Around, RequestBody, Streaming};
 use super::headers::{self, Forwarded, Framing};
 use super::pages::Trouble;
 use super::routes::RouteTarget;
+use super::socket::{self, ClientSocket, Heart};
 use super::upstream::{self, Pool, PoolKey, Returning, UpstreamError};
 use super::visitor::{self, Visitor};
 use super::{Counters, Proxy, sso, tunnel};
@@ -237,6 +238,17 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
     own(trouble.answer(request.headers()))
 }
 
+/// Returns when nobody may have, or wants, the answer any more.
+async fn given_up(request: &HttpRequest, visit: &Visit) -> Trouble {
+    // The request's own future lives as long as its connection.
+    let heart = Heart::new();
+    tokio::select! {
+        () = visit.visitor.ended().wait() => Trouble::new(Code::NotSignedIn, "Sign in first", "You have been signed out."),
+        () = socket::left(heart.life(), ClientSocket::of(request)) => Trouble::new(Code::Timeout, "Nobody waits for the answer", "The connection was closed."),
+    }
+    .closing()
+}
+
 /// An ordinary request.
 async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload, visit: Visit) -> Answer {
     let Some(pool) = request.app_data::<Rc<Pool>>().cloned() else {
@@ -252,7 +264,7 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     let again = repeatable.then(|| (out.method().clone(), out.uri().clone(), out.headers().clone()));
     let answered = tokio::select! {
         answered = exchange.run(out, again) => answered,
-        () = visit.visitor.ended().wait() => return own(sso::ask_to_sign_in(proxy, request, &visit.app)),
+        why = given_up(request, &visit) => return own(why.answer(request.headers())),
     };
     match answered {
         Ok((response, sender)) if response.status() != http::StatusCode::SWITCHING_PROTOCOLS => {
@@ -326,7 +338,14 @@ fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http
     if connection.is_none() || names_websocket(request.headers()) {
         answer.force_close();
     }
-    let streaming = Streaming::new(body, size, visit.visitor.clone(), proxy.limits.idle, connection, Rc::clone(&visit.permit));
+    let around = Around {
+        visitor: visit.visitor.clone(),
+        socket: ClientSocket::of(request),
+        idle: proxy.limits.idle,
+        connection,
+        permit: Rc::clone(&visit.permit),
+    };
+    let streaming = Streaming::new(body, size, around);
     answer.message_body(AnswerBody::Streaming(Box::new(streaming))).unwrap_or_else(|_| unreadable(request))
 }
 
@@ -345,7 +364,7 @@ async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     };
     let answered = tokio::select! {
         answered = attempt => answered,
-        () = visit.visitor.ended().wait() => return own(sso::ask_to_sign_in(proxy, request, &visit.app)),
+        why = given_up(request, &visit) => return own(why.answer(request.headers())),
     };
     let response = match answered {
         Ok(response) => response,
@@ -374,7 +393,7 @@ async fn switch(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload
         answer.append_header((name, value));
     });
     answer.upgrade("websocket");
-    let ends = tunnel::Ends { stream: parts.io.into_inner(), first: parts.read_buf, payload: payload.into_inner() };
+    let ends = tunnel::Ends { stream: parts.io.into_inner(), first: parts.read_buf, payload: payload.into_inner(), socket: ClientSocket::of(request) };
     let body = tunnel::join(proxy, ends, visit.visitor, visit.permit);
     answer.message_body(AnswerBody::Tunnel(body)).unwrap_or_else(|_| unreadable(request))
 }

@@ -1,6 +1,5 @@
 //! Bodies in both directions, a piece at a time: what the slower side has not taken is not read from the faster one.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,10 +11,10 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
 
 use super::apps::Permit;
 use super::headers::Framing;
+use super::socket::{self, ClientSocket, Heart};
 use super::visitor::Visitor;
 use super::tunnel::TunnelBody;
 use super::upstream::Returning;
@@ -78,10 +77,12 @@ impl Body for RequestBody {
 pub enum BodyError {
     #[error("the app broke off its answer")]
     Upstream(#[source] hyper::Error),
-    #[error("the app sent nothing for {} s", .0.as_secs())]
+    #[error("no byte moved for {} s", .0.as_secs())]
     Idle(Duration),
     #[error("the sign-in ended")]
     SignedOut,
+    #[error("the browser has left")]
+    Left,
 }
 
 /// What an answer's body is.
@@ -92,34 +93,48 @@ pub enum AnswerBody {
     Tunnel(TunnelBody),
 }
 
+/// A body this long is watched over although its app never made anyone wait.
+const LONG: usize = 256 * 1024;
+
 /// An app's body on its way to a browser.
 pub struct Streaming {
     body: Incoming,
     size: BodySize,
     visitor: Visitor,
-    ended: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    socket: ClientSocket,
     idle: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
-    last: Instant,
+    heart: Heart,
+    /// Bytes until the body is watched over; absent once it is.
+    unwatched: Option<usize>,
     connection: Option<Returning>,
     _permit: Rc<Permit>,
 }
 
+/// What an answer's body needs besides its bytes.
+pub struct Around {
+    pub visitor: Visitor,
+    pub socket: ClientSocket,
+    pub idle: Duration,
+    /// Where the connection goes when the body was read to its end; absent where it cannot be used again.
+    pub connection: Option<Returning>,
+    pub permit: Rc<Permit>,
+}
+
 impl Streaming {
-    pub fn new(body: Incoming, size: BodySize, visitor: Visitor, idle: Duration, connection: Option<Returning>, permit: Rc<Permit>) -> Self {
-        Self { body, size, visitor, ended: None, idle, deadline: None, last: Instant::now(), connection, _permit: permit }
+    pub fn new(body: Incoming, size: BodySize, around: Around) -> Self {
+        let Around { visitor, socket, idle, connection, permit } = around;
+        Self { body, size, visitor, socket, idle, heart: Heart::new(), unwatched: Some(LONG), connection, _permit: permit }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.last = Instant::now();
-                    match frame.into_data() {
-                        Ok(data) if data.is_empty() => {}
-                        Ok(data) => return Poll::Ready(Some(Ok(data))),
-                        // Trailers end here.
-                        Err(_) => {}
+                    // Trailers end here.
+                    let data = frame.into_data().unwrap_or_default();
+                    if !data.is_empty() {
+                        self.passed(data.len());
+                        return Poll::Ready(Some(Ok(data)));
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -132,30 +147,32 @@ impl Streaming {
                     }
                     return Poll::Ready(None);
                 }
-                Poll::Pending => return self.poll_waiting(cx),
+                Poll::Pending => {
+                    self.watch();
+                    return match self.heart.life().stopped_or_wait(cx.waker()) {
+                        Some(why) => Poll::Ready(Some(Err(why))),
+                        None => Poll::Pending,
+                    };
+                }
             }
         }
     }
 
-    /// Only a body that makes one wait needs to watch the clock and the sign-in.
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let visitor = &self.visitor;
-        let ended = self.ended.get_or_insert_with(|| {
-            let ended = visitor.ended().clone();
-            Box::pin(async move { ended.wait().await })
-        });
-        if ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(BodyError::SignedOut)));
+    fn passed(&mut self, bytes: usize) {
+        match self.unwatched {
+            None => self.heart.life().moved(),
+            Some(left) if left <= bytes => self.watch(),
+            Some(left) => self.unwatched = Some(left - bytes),
         }
-        let until = self.last + self.idle;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        while deadline.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
-                return Poll::Ready(Some(Err(BodyError::Idle(self.idle))));
-            }
-            deadline.as_mut().reset(until);
+    }
+
+    /// An answer that is short and at once there costs no watching.
+    fn watch(&mut self) {
+        if self.unwatched.take().is_some() {
+            let life = self.heart.life();
+            life.moved();
+            actix_web::rt::spawn(socket::watch(Rc::clone(life), self.socket, self.visitor.clone(), self.idle));
         }
-        Poll::Pending
     }
 }
 

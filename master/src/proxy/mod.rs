@@ -15,6 +15,7 @@ mod body;
 pub mod headers;
 mod pages;
 pub mod routes;
+pub mod socket;
 pub mod sso;
 pub mod terminal;
 mod tunnel;

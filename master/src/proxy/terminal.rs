@@ -6,9 +6,13 @@
 //! unacknowledged: beyond, the shell's stream is not read, and a program that prints without end waits for its reader.
 
 use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
@@ -25,6 +29,7 @@ use tokio::time::Instant;
 
 use super::agent::{AccessError, NodeStream, ShellName, WindowSize};
 use super::pages::Trouble;
+use super::socket::{ClientSocket, Heart};
 use super::visitor::{self, Visitor};
 use super::Proxy;
 use crate::auth::csrf;
@@ -35,6 +40,8 @@ pub const WINDOW: usize = 256 * 1024;
 const PIECE: usize = 8 * 1024;
 /// A ping every so often; a client that says nothing at all for three of them is gone.
 const PING: Duration = Duration::from_secs(30);
+/// For a closing message to be taken, and once more for the client to close in turn.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Deserialize)]
 pub struct TerminalQuery {
@@ -79,12 +86,37 @@ pub async fn handle(request: HttpRequest, body: web::Payload, path: web::Path<(S
     };
     let messages = messages.max_frame_size(frame::MAX_PAYLOAD).aggregate_continuations().max_continuation_size(frame::MAX_PAYLOAD);
     let acknowledged = query.flow.as_deref() == Some("ack");
+    let heart = Heart::new();
+    let life = Rc::clone(heart.life());
+    let socket = ClientSocket::of(&request);
     actix_web::rt::spawn(async move {
         proxy.counters.terminals_open.fetch_add(1, Ordering::Relaxed);
         carry(&visitor, stream, session, messages, acknowledged).await;
         proxy.counters.terminals_open.fetch_sub(1, Ordering::Relaxed);
+        // A browser that takes nothing does not take the farewell either.
+        if tokio::time::timeout(FAREWELL, life.over()).await.is_err() {
+            socket.end(&life);
+        }
     });
-    response
+    response.map_body(|_, body| Beating { body, _heart: heart }.boxed())
+}
+
+/// A body that tells when the server is through with it.
+struct Beating {
+    body: BoxBody,
+    _heart: Heart,
+}
+
+impl MessageBody for Beating {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_next(cx)
+    }
 }
 
 fn not_a_websocket() -> Trouble {
@@ -239,8 +271,7 @@ async fn carry(visitor: &Visitor, stream: NodeStream, session: Session, messages
         End::Nonsense(what) => CloseReason { code: CloseCode::Policy, description: Some(what.to_owned()) },
         End::SignedOut => CloseReason { code: CloseCode::Policy, description: Some("signed out".to_owned()) },
     };
-    // A client that takes nothing does not take this either.
-    let _closed = tokio::time::timeout(Duration::from_secs(1), session.close(Some(reason))).await;
+    let _closed = tokio::time::timeout(FAREWELL, session.close(Some(reason))).await;
 }
 
 /// From the shell to the client.

@@ -4,7 +4,7 @@
 //! reads the request's payload. Both share the stream into the node, which is closed as soon as the sign-in ends,
 //! whether or not the browser is still reading.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +16,10 @@ use actix_web::dev::Payload;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::agent::NodeStream;
 use super::apps::Permit;
+use super::socket::{ClientSocket, Heart, Life};
 use super::visitor::Visitor;
 use super::{Limits, Proxy};
 
@@ -40,10 +39,8 @@ struct Shared {
     stream: RefCell<Option<NodeStream>>,
     /// The way down, waiting for bytes.
     reader: RefCell<Option<Waker>>,
-    last: Cell<Instant>,
-    /// The browser's side is gone.
-    down_gone: Cell<bool>,
-    changed: Notify,
+    /// Of the way down, and of both ways' last byte.
+    life: Rc<Life>,
 }
 
 impl Shared {
@@ -52,7 +49,6 @@ impl Shared {
         if let Some(waker) = self.reader.borrow_mut().take() {
             waker.wake();
         }
-        self.changed.notify_one();
     }
 
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -64,7 +60,7 @@ impl Shared {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(open).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.last.set(Instant::now());
+                    self.life.moved();
                     Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())))
                 }
                 // A broken stream ends like a closed one: the browser's protocol tells which it was.
@@ -88,7 +84,7 @@ impl Shared {
                 Ok(n) if n > 0 => bytes = &bytes[n..],
                 _ => return false,
             }
-            self.last.set(Instant::now());
+            self.life.moved();
         }
         self.flush().await
     }
@@ -100,24 +96,6 @@ impl Shared {
         })
         .await
         .is_ok()
-    }
-
-    /// Returns when the way down has ended.
-    async fn gone(&self) {
-        while !self.down_gone.get() && self.stream.borrow().is_some() {
-            self.changed.notified().await;
-        }
-    }
-
-    /// Returns once no byte moved for so long.
-    async fn nothing_moves(&self, idle: Duration) {
-        loop {
-            let until = self.last.get() + idle;
-            if Instant::now() >= until {
-                return;
-            }
-            tokio::time::sleep_until(until).await;
-        }
     }
 
     /// Tells the app that the browser sends no more.
@@ -137,6 +115,7 @@ pub struct TunnelBody {
     shared: Rc<Shared>,
     /// What the app sent together with its 101.
     first: Option<Bytes>,
+    _heart: Heart,
 }
 
 impl TunnelBody {
@@ -148,40 +127,34 @@ impl TunnelBody {
     }
 }
 
-impl Drop for TunnelBody {
-    fn drop(&mut self) {
-        self.shared.down_gone.set(true);
-        self.shared.changed.notify_one();
-    }
-}
-
 /// What a tunnel is made of.
 pub struct Ends {
     pub stream: NodeStream,
     pub first: Bytes,
     pub payload: Payload,
+    pub socket: ClientSocket,
 }
 
 /// Joins both sides. The tunnel counts as open until its last byte was delivered.
 pub fn join(proxy: &Arc<Proxy>, ends: Ends, visitor: Visitor, permit: Rc<Permit>) -> TunnelBody {
-    let shared = Rc::new(Shared {
-        stream: RefCell::new(Some(ends.stream)),
-        reader: RefCell::new(None),
-        last: Cell::new(Instant::now()),
-        down_gone: Cell::new(false),
-        changed: Notify::new(),
-    });
-    let body = TunnelBody { shared: Rc::clone(&shared), first: (!ends.first.is_empty()).then_some(ends.first) };
+    let heart = Heart::new();
+    let life = Rc::clone(heart.life());
+    let shared = Rc::new(Shared { stream: RefCell::new(Some(ends.stream)), reader: RefCell::new(None), life: Rc::clone(&life) });
+    let body = TunnelBody { shared: Rc::clone(&shared), first: (!ends.first.is_empty()).then_some(ends.first), _heart: heart };
     let proxy = Arc::clone(proxy);
     proxy.counters.tunnels_open.fetch_add(1, Ordering::Relaxed);
     actix_web::rt::spawn(async move {
         tokio::select! {
             () = up(&shared, ends.payload, &proxy.limits) => {}
             () = visitor.ended().wait() => {}
-            () = shared.nothing_moves(proxy.limits.tunnel_idle) => {}
+            () = life.idle(proxy.limits.tunnel_idle) => {}
         }
         shared.close();
         proxy.counters.tunnels_open.fetch_sub(1, Ordering::Relaxed);
+        // A browser that takes nothing would keep its socket, for all that it sees.
+        if tokio::time::timeout(LAST_BYTES / 2, life.over()).await.is_err() {
+            ends.socket.end(&life);
+        }
         drop(permit);
     });
     body
@@ -194,15 +167,15 @@ async fn up(shared: &Shared, payload: Payload, limits: &Limits) {
         biased;
         complete = &mut upload => complete,
         // The browser has left: what it sent last is still delivered.
-        () = shared.gone() => tokio::time::timeout(LAST_BYTES, upload).await.unwrap_or(false),
+        () = shared.life.over() => tokio::time::timeout(LAST_BYTES, upload).await.unwrap_or(false),
     };
     if !complete {
         return;
     }
     shared.shut_up().await;
     tokio::select! {
-        () = shared.gone() => {}
-        () = shared.nothing_moves(limits.half_closed_idle) => {}
+        () = shared.life.over() => {}
+        () = shared.life.idle(limits.half_closed_idle) => {}
     }
 }
 
