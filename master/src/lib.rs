@@ -10,5 +10,6 @@ pub mod auth;
 pub mod commands;
 pub mod etcd;
 pub mod http;
+mod keyed;
 pub mod proxy;
 pub mod reconcile;

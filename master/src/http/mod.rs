@@ -1,1 +1,3 @@
-//! http
+//! The HTTP surface: thin handlers that extract, call a use case, convert.
+
+pub mod problem;

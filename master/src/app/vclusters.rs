@@ -1,0 +1,189 @@
+//! Reading vclusters, and waiting for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use docklet_master_db::Db;
+use docklet_master_plan::cluster::Cluster;
+use docklet_master_plan::view;
+use docklet_store::Store;
+use docklet_store::keys::Keys;
+use docklet_types::id::VclusterId;
+use docklet_types::name::{UserName, VclusterName};
+use docklet_types::spec::{Usage, VclusterSpec};
+use docklet_types::status::Status;
+use docklet_types::time::Micros;
+use docklet_types::view::{NodeView, UsageView, VclusterView};
+use tokio::sync::watch;
+
+use super::Settings;
+use super::history::History;
+use super::images::Images;
+use crate::reconcile::ClusterView;
+
+/// Everything about vclusters: reading here, `create` and `change` in their modules.
+pub struct Vclusters {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Keys,
+    pub(super) view: Arc<ClusterView>,
+    pub(super) db: Db,
+    pub(super) images: Images,
+    pub(super) history: Arc<History>,
+    pub(super) settings: Settings,
+}
+
+/// There is no such vcluster, or it belongs to somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no vcluster of that name")]
+pub struct NoSuchVcluster;
+
+/// Wakes on everything that may change how a vcluster looks.
+pub struct Changes {
+    cluster: watch::Receiver<i64>,
+    waiting: watch::Receiver<u64>,
+    history: watch::Receiver<u64>,
+}
+
+impl Changes {
+    /// Returns after something changed; `false` when nothing ever will again.
+    pub async fn changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.cluster.changed() => changed.is_ok(),
+            changed = self.waiting.changed() => changed.is_ok(),
+            changed = self.history.changed() => changed.is_ok(),
+        }
+    }
+
+    /// Like `changed`, then lets what comes close behind be part of the same news.
+    pub async fn settled(&mut self, pause: Duration) -> bool {
+        if !self.changed().await {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        self.cluster.mark_unchanged();
+        self.waiting.mark_unchanged();
+        self.history.mark_unchanged();
+        true
+    }
+}
+
+/// What came of waiting.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Waited {
+    /// It has the status, or it ended another way and nothing more happens by itself.
+    Settled(Box<VclusterView>),
+    /// The time is over; how it is now.
+    TimedOut(Box<VclusterView>),
+}
+
+impl Vclusters {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, keys: Keys, view: Arc<ClusterView>, db: Db, images: Images, history: Arc<History>, settings: Settings) -> Self {
+        Self { store, keys, view, db, images, history, settings }
+    }
+
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Subscribe before reading, so that no change falls in between.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes { cluster: self.view.subscribe(), waiting: self.view.subscribe_waiting(), history: self.history.subscribe() }
+    }
+
+    pub(super) fn show(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> VclusterView {
+        let mut shown = view::vcluster(cluster, spec, &self.view.waiting(spec.id));
+        shown.operation = self.history.newest(cluster, spec, now);
+        shown
+    }
+
+    /// One user's vclusters, or everybody's, by owner and name.
+    #[must_use]
+    pub fn list(&self, owner: Option<&UserName>) -> Vec<VclusterView> {
+        let now = Micros::now();
+        self.view.read(|cluster| match owner {
+            Some(owner) => cluster.specs_of(owner).map(|spec| self.show(cluster, &spec.value, now)).collect(),
+            None => cluster.specs().map(|spec| self.show(cluster, &spec.value, now)).collect(),
+        })
+    }
+
+    /// # Errors
+    /// [`NoSuchVcluster`]
+    pub fn get(&self, owner: &UserName, name: &VclusterName) -> Result<VclusterView, NoSuchVcluster> {
+        self.view.read(|cluster| {
+            let spec = cluster.find(owner, name).ok_or(NoSuchVcluster)?;
+            Ok(self.show(cluster, &spec.value, Micros::now()))
+        })
+    }
+
+    /// The vcluster of that id, as long as there is one.
+    #[must_use]
+    pub fn by_id(&self, id: VclusterId) -> Option<VclusterView> {
+        self.view.read(|cluster| cluster.spec(id).map(|spec| self.show(cluster, &spec.value, Micros::now())))
+    }
+
+    /// # Errors
+    /// [`NoSuchVcluster`]
+    pub fn id_of(&self, owner: &UserName, name: &VclusterName) -> Result<VclusterId, NoSuchVcluster> {
+        self.view.read(|cluster| cluster.find(owner, name).map(|spec| spec.value.id)).ok_or(NoSuchVcluster)
+    }
+
+    /// # Errors
+    /// [`NoSuchVcluster`]
+    pub fn nodes(&self, owner: &UserName, name: &VclusterName) -> Result<Vec<NodeView>, NoSuchVcluster> {
+        self.view.read(|cluster| {
+            let spec = cluster.find(owner, name).ok_or(NoSuchVcluster)?;
+            Ok(view::nodes(cluster, &spec.value, &self.view.waiting(spec.value.id)))
+        })
+    }
+
+    /// What the user holds.
+    #[must_use]
+    pub fn usage(&self, owner: &UserName) -> UsageView {
+        let usage = self.view.read(|cluster| cluster.usage(owner).map_or_else(Usage::default, |u| *u.value));
+        view::usage(&usage)
+    }
+
+    /// Returns when the vcluster has the status, when it ended another way, or when the time is over. Nothing polls.
+    ///
+    /// # Errors
+    /// [`NoSuchVcluster`], also when it vanishes meanwhile.
+    pub async fn wait(&self, owner: &UserName, name: &VclusterName, status: Status, limit: Duration) -> Result<Waited, NoSuchVcluster> {
+        let id = self.id_of(owner, name)?;
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut changes = self.changes();
+        loop {
+            let shown = self.by_id(id).ok_or(NoSuchVcluster)?;
+            if shown.status == status || ended_otherwise(&shown) {
+                return Ok(Waited::Settled(Box::new(shown)));
+            }
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return Ok(Waited::TimedOut(Box::new(self.by_id(id).ok_or(NoSuchVcluster)?))),
+            }
+        }
+    }
+
+    /// Returns `true` when nothing is left of that vcluster, `false` when the time is over.
+    pub async fn wait_absent(&self, id: VclusterId, limit: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut changes = self.changes();
+        loop {
+            if self.view.read(|cluster| cluster.spec(id).is_none()) {
+                return true;
+            }
+            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(true)) {
+                return false;
+            }
+        }
+    }
+}
+
+/// Whether it will not reach another status by itself: right after a request the hosts' old reports still tell of an
+/// earlier failure, so the change itself must have ended.
+fn ended_otherwise(shown: &VclusterView) -> bool {
+    let over = shown.operation.as_ref().is_none_or(|operation| operation.outcome != "running");
+    over && (shown.status == Status::Failed || (shown.status == Status::Stopped))
+}
