@@ -1,2 +1,62 @@
-//! docklet-bench
-fn main() {}
+//! `docklet-bench`: measures Docklet against the floor, the least work that gives the same result.
+//!
+//! Both sides run in one process run, in turns, so that a machine that is slow today is slow for both. Everything that
+//! a run makes it removes again, on errors and on Ctrl-C too.
+
+mod docklet;
+mod floor;
+mod launch;
+mod stats;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "docklet-bench", version, about = "Measures Docklet against the least work that gives the same result.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All nodes of a vcluster ready, and all gone: Docklet through its REST API, and plain lxc-start on the same image.
+    Launch(launch::Options),
+    /// Becomes one container of the floor; its description is on standard input.
+    #[command(hide = true)]
+    FloorNode,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        // Namespaces are entered before any thread is made.
+        Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
+        Command::Launch(options) => launch(options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("docklet-bench: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn launch(options: launch::Options) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("containers need root\n  → run it with sudo".to_owned());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(launch::run(&options)).map_err(|e| chain(&e))
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text = format!("{text}: {c}");
+        cause = c.source();
+    }
+    text
+}
