@@ -27,6 +27,8 @@ use tokio::process::Child;
 use crate::launch::Options;
 
 const BRIDGE: &str = "floor0";
+/// Of our directories' names; the process id follows.
+const PREFIX: &str = "docklet-bench-";
 /// How often the containers that are not ready are looked at: far below what is measured.
 const LOOK: Duration = Duration::from_millis(3);
 
@@ -95,8 +97,11 @@ impl Floor {
         let range = LAST_RANGE;
         let newuidmap = ["/etc/subuid", "/etc/subgid"].iter().all(|f| fs::read_to_string(f).is_ok_and(|t| look::covers(&t, range)));
         let pool = options.fs_prefix.join("local").join("pool");
-        let disks = if pool.is_dir() { pool } else { PathBuf::from("/var/tmp") }.join(format!("docklet-bench-{}", std::process::id()));
-        let run = PathBuf::from(format!("/run/docklet-bench-{}", std::process::id()));
+        let base = if pool.is_dir() { pool } else { PathBuf::from("/var/tmp") };
+        sweep(&base);
+        sweep(Path::new("/run"));
+        let own = format!("{PREFIX}{}", std::process::id());
+        let (disks, run) = (base.join(&own), Path::new("/run").join(&own));
         let (network, users) = (namespace(CloneFlags::CLONE_NEWNET, "net", |_| Ok(()))?, namespace(CloneFlags::CLONE_NEWUSER, "user", |pid| map_ids(pid, range))?);
         // From here on there is something to remove, so nothing may return before it is in the value.
         let mut floor = Self { layers, range, newuidmap, network, users, run, disks, host_key: Vec::new(), nodes: Vec::new() };
@@ -318,6 +323,17 @@ impl Floor {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => eprintln!("docklet-bench: {} is left behind: {e}", directory.display()),
                 _ => {}
             }
+        }
+    }
+}
+
+/// Removes the directories of runs that were killed and could not do it themselves.
+fn sweep(base: &Path) {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    for entry in entries {
+        let owner = entry.file_name().to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

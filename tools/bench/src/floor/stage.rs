@@ -72,6 +72,11 @@ fn root(request: &Request, users: &File) -> Result<(), StageError> {
     attempt("detach it from the host's", mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none))?;
     attempt("mount the stage", mount(Some("bench"), &request.stage, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755,size=64k")))?;
     attempt("enter the stage", std::env::set_current_dir(&request.stage))?;
+    // liblxc looks for the bridge in /sys/class/net, which shows the network namespace that /sys was mounted in.
+    attempt("make a mount point", fs::create_dir("c"))?;
+    attempt("keep the cgroups", mount(Some("/sys/fs/cgroup"), "c", none, MsFlags::MS_BIND | MsFlags::MS_REC, none))?;
+    attempt("mount /sys", mount(Some("bench"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none))?;
+    attempt("put the cgroups back", mount(Some("c"), "/sys/fs/cgroup", none, MsFlags::MS_MOVE, none))?;
     let mut lower = Vec::new();
     for (index, layer) in request.layers.iter().enumerate() {
         let name = format!("l{index}");
