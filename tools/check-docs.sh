@@ -54,11 +54,18 @@ check_links() {
 
 # ---- Commands -------------------------------------------------------------------------------------------------------
 
-# The code of a document: lines of blocks, and spans.
+# The code of a document: lines of blocks, and spans, which may go over the end of a line.
 code_of() {
-  awk '/^ *```/ { code = !code; next }
+  awk '
+    function spans() {
+      while (match(text, /`[^`]+`/)) { print substr(text, RSTART + 1, RLENGTH - 2); text = substr(text, RSTART + RLENGTH) }
+      text = ""
+    }
+    /^ *```/ { spans(); code = !code; next }
     code { print; next }
-    { while (match($0, /`[^`]+`/)) { print substr($0, RSTART + 1, RLENGTH - 2); $0 = substr($0, RSTART + RLENGTH) } }' "$1"
+    /^ *$/ { spans() }
+    { text = text " " $0 }
+    END { spans() }' "$1"
 }
 
 # Commands in it, one a line: up to where the shell, or the command that runs in a node, begins.
