@@ -2,10 +2,9 @@
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Scripts only from us, no frames around us, forms only to us. Styles need `'unsafe-inline'`: the page's look and the
-/// terminal set them from scripts.
-const CSP: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; \
-                   connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// The policy that the pages are written for: nothing from elsewhere, no frames around us. Styles need `unsafe-inline`: the page
+/// and the terminal set them from scripts.
+const CSP: &str = docklet_web::assets::CONTENT_SECURITY_POLICY;
 
 /// Adds what is missing; a handler's own value stays.
 pub fn add(headers: &mut HeaderMap, secure: bool) {

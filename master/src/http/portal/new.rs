@@ -1,0 +1,131 @@
+//! A new vcluster.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use docklet_types::view::{CreateVcluster, SizeRequest};
+use docklet_web::{Errors, Nav, NewForm, NewPage, link};
+use serde::Deserialize;
+
+use super::{REFUSED, go, is_for_form, page, shell};
+use crate::app::create::NewVcluster;
+use crate::app::images::Images;
+use crate::app::vclusters::Vclusters;
+use crate::auth::Actor;
+use crate::http::idempotency::Idempotency;
+use crate::http::problem::ApiError;
+
+/// The form as it arrives: everything is text.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Form {
+    name: String,
+    nodes: String,
+    image: String,
+    cpu: String,
+    memory_mib: String,
+    disk_mib: String,
+}
+
+impl Form {
+    /// The request that the texts mean.
+    fn request(&self) -> Result<CreateVcluster, Errors> {
+        let whole = |field: &str, text: &str| {
+            text.trim().parse::<i64>().map_err(|_| Errors::one(field, format!("{:?} is not a whole number.", text.trim())))
+        };
+        let optional = |field: &str, text: &str| if text.trim().is_empty() { Ok(None) } else { whole(field, text).map(Some) };
+        let cpu = match self.cpu.trim() {
+            "" => None,
+            text => Some(text.replace(',', ".").parse::<f64>().map_err(|_| Errors::one("cpu", format!("{text:?} is not a number.")))?),
+        };
+        Ok(CreateVcluster {
+            name: self.name.trim().to_owned(),
+            nodes: whole("nodes", &self.nodes)?,
+            image: Some(self.image.trim()).filter(|i| !i.is_empty()).map(str::to_owned),
+            size: Some(SizeRequest {
+                cpu,
+                memory_mib: optional("memory_mib", &self.memory_mib)?,
+                disk_mib: optional("disk_mib", &self.disk_mib)?,
+            }),
+        })
+    }
+
+    fn shown(self) -> NewForm {
+        NewForm {
+            name: self.name,
+            nodes: self.nodes,
+            image: self.image,
+            cpu: self.cpu,
+            memory_mib: self.memory_mib,
+            disk_mib: self.disk_mib,
+        }
+    }
+}
+
+async fn render(
+    status: StatusCode,
+    request: &HttpRequest,
+    actor: &Actor,
+    vclusters: &Vclusters,
+    images: &Images,
+    form: NewForm,
+    errors: Errors,
+) -> Result<HttpResponse, ApiError> {
+    let shown = NewPage {
+        shell: shell(request, actor, Nav::Home),
+        form,
+        errors,
+        images: images.list().await?,
+        usage: vclusters.usage(actor.name()),
+        quota: (!actor.is_admin()).then(|| vclusters.settings().quota()),
+    };
+    page(status, &shown)
+}
+
+/// `GET /vclusters/new`
+///
+/// # Errors
+/// The images cannot be read.
+pub async fn show(request: HttpRequest, actor: Actor, vclusters: web::Data<Vclusters>, images: web::Data<Images>) -> Result<HttpResponse, ApiError> {
+    let settings = vclusters.settings();
+    let form = NewForm {
+        name: String::new(),
+        nodes: "3".to_owned(),
+        image: settings.default_image.to_string(),
+        cpu: settings.default_size.cpu.to_string(),
+        memory_mib: settings.default_size.memory_mib.to_string(),
+        disk_mib: settings.default_size.disk_mib.to_string(),
+    };
+    render(StatusCode::OK, &request, &actor, &vclusters, &images, form, Errors::none()).await
+}
+
+/// `POST /vclusters`
+///
+/// # Errors
+/// What is not a matter of the form.
+pub async fn create(
+    request: HttpRequest,
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    images: web::Data<Images>,
+    form: web::Form<Form>,
+) -> Result<HttpResponse, ApiError> {
+    let form = form.into_inner();
+    let wanted = match form.request() {
+        Ok(wanted) => wanted,
+        Err(errors) => return render(REFUSED, &request, &actor, &vclusters, &images, form.shown(), errors).await,
+    };
+    let (shared, owner) = (vclusters.clone().into_inner(), actor.name().clone());
+    let made = Idempotency::run(async move {
+        let new = NewVcluster::parse(&wanted, shared.settings())?;
+        Ok(shared.create(&owner, &owner, new, None).await?)
+    })
+    .await;
+    match made {
+        Ok(view) => Ok(go(&link::vcluster(&view.name, &view.owner, actor.name().as_str(), ""))),
+        Err(error) if is_for_form(&error.problem) => {
+            let errors = Errors::from_problem(&error.problem);
+            render(REFUSED, &request, &actor, &vclusters, &images, form.shown(), errors).await
+        }
+        Err(error) => Err(error),
+    }
+}
