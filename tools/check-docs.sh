@@ -1,6 +1,7 @@
 #!/bin/bash
-# Checks the documentation: relative links lead somewhere (anchors included), and every `docklet …`, `docklet-master …` and
-# `docklet-worker …` in code is a command that exists, with options that it has.
+# Checks the documentation: relative links lead somewhere (anchors included), files of the tree that it names are there,
+# and every `docklet …`, `docklet-master …` and `docklet-worker …` in code is a command that exists, with options that
+# it has.
 #
 #   tools/check-docs.sh          the built programs are taken from target/release, else from PATH
 set -euo pipefail
@@ -66,6 +67,16 @@ code_of() {
     /^ *$/ { spans() }
     { text = text " " $0 }
     END { spans() }' "$1"
+}
+
+# Source files that it names by their whole path.
+check_paths() {
+  local document path
+  while read -r document; do
+    while read -r path; do
+      [[ -e $path ]] || problem "$document: there is no $path"
+    done < <(code_of "$document" | grep -oP '^(basefs|common|master|tools|web|worker)/[\w./-]+\.\w+$' || true)
+  done < <(documents)
 }
 
 # Commands in it, one a line: up to where the shell, or the command that runs in a node, begins.
@@ -143,6 +154,7 @@ check_commands() {
 }
 
 check_links
+check_paths
 check_commands
 if ((FAILED > 0)); then
   printf '%d problems in the documentation\n' "$FAILED" >&2
