@@ -46,7 +46,7 @@ impl Raw {
         let before = termios::tcgetattr(rustix::stdio::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &raw)?;
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &raw)?;
         Ok(Self(before))
     }
 }
