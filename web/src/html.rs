@@ -52,10 +52,17 @@ pub fn escape(text: &str) -> String {
 #[must_use]
 pub fn icon(name: &str) -> Html {
     Html(format!(
-        r#"<svg class="icon" aria-hidden="true" width="18" height="18"><use href="{}#{}"></use></svg>"#,
+        r#"<svg class="icon icon-{}" aria-hidden="true" width="18" height="18"><use href="{}#{}"></use></svg>"#,
+        escape(name),
         assets::url("icons.svg"),
         escape(name)
     ))
+}
+
+/// The attributes of a form whose answer is the page it stands on: with scripts, only `#main` changes.
+#[must_use]
+pub fn soft() -> Html {
+    Html(r##"hx-boost="true" hx-target="#main" hx-select="#main" hx-swap="outerMorph show:none" hx-replace-url="true""##.to_owned())
 }
 
 /// How a status looks: its icon and its colour's class.

@@ -109,14 +109,6 @@ impl VclusterState {
         matches!(self.view.status, Status::Running | Status::Degraded | Status::Starting | Status::Pending | Status::Failed)
     }
 
-    fn can_start(&self) -> bool {
-        matches!(self.view.status, Status::Stopped | Status::Stopping)
-    }
-
-    fn can_retry(&self) -> bool {
-        matches!(self.view.status, Status::Failed | Status::Degraded)
-    }
-
     fn is_deleting(&self) -> bool {
         self.view.status == Status::Deleting
     }
