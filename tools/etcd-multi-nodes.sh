@@ -62,6 +62,7 @@ start() {
     say "etcd runs already"
     return
   fi
+  mkdir -p "$(fs_prefix)/local"
   umask 077
   initial=$(initial_cluster "$@")
   install_certificates "$from"

@@ -31,6 +31,7 @@ start() {
     say "etcd runs already"
     return
   fi
+  mkdir -p "$(fs_prefix)/local"
   umask 077
   make_certificates "$ip"
   etcd_arguments etcd1 "$ip" "etcd1=https://$ip:$PEER_PORT"

@@ -57,7 +57,7 @@ issue() {
 issue_member() {
   local authority=$1 dir=$2 name=$3 ip=$4
   mkdir -p "$dir"
-  cp "$authority/ca.crt" "$dir/ca.crt"
+  [[ $authority -ef $dir ]] || cp "$authority/ca.crt" "$dir/ca.crt"
   issue "$authority" "$dir/server" "$name" "extendedKeyUsage=serverAuth,clientAuth
 subjectAltName=IP:$ip,IP:127.0.0.1,DNS:localhost,DNS:$name"
 }
@@ -65,7 +65,7 @@ subjectAltName=IP:$ip,IP:127.0.0.1,DNS:localhost,DNS:$name"
 issue_client() {
   local authority=$1 dir=$2
   mkdir -p "$dir"
-  cp "$authority/ca.crt" "$dir/ca.crt"
+  [[ $authority -ef $dir ]] || cp "$authority/ca.crt" "$dir/ca.crt"
   issue "$authority" "$dir/client" docklet "extendedKeyUsage=clientAuth"
 }
 

@@ -66,33 +66,44 @@ systemd-user-sessions.service
 UNITS
 }
 
-# Each generator is a program that every start runs; only those for fstab and old init scripts have work in a node.
-masked_generators() {
-  local path name
-  for path in /usr/lib/systemd/system-generators/*; do
-    name=${path##*/}
-    case $name in
-      systemd-fstab-generator | systemd-sysv-generator) ;;
-      *) printf '%s\n' "$name" ;;
-    esac
-  done
+# Targets that have nothing to reach in a node, but whose units each start would read.
+unwanted_targets() {
+  printf '%s\n' cryptsetup.target integritysetup.target veritysetup.target remote-cryptsetup.target remote-veritysetup.target
 }
 
-trim_systemd() {
+# Masking keeps a unit from starting even after an upgrade of systemd; without the link that asks for it, systemd does
+# not even read it. Together that is a fifth of a node's start.
+mask_units() {
   local name
   while read -r name; do
     ln -sf /dev/null "/etc/systemd/system/$name"
   done < <(masked_units)
-  mkdir -p /etc/systemd/system-generators
   while read -r name; do
-    ln -sf /dev/null "/etc/systemd/system-generators/$name"
-  done < <(masked_generators)
-  systemctl set-default multi-user.target
+    rm -f /usr/lib/systemd/system/*.wants/"$name" /etc/systemd/system/*.wants/"$name"
+  done < <(masked_units && unwanted_targets)
+  rm -rf /etc/systemd/system/{getty,timers}.target.wants /usr/lib/systemd/system/initrd*.wants
   # dbus starts when someone speaks to its socket.
   rm -f /usr/lib/systemd/system/multi-user.target.wants/dbus.service
-  # pam_nologin would otherwise wait for the unit masked above.
-  ln -sf /dev/null /etc/tmpfiles.d/systemd-nologin.conf
-  rm -f /etc/systemd/system/getty.target.wants/*
+}
+
+# Each generator is a program that every start would run, and with none at all systemd saves the process that runs them.
+# after-packages brings back the one for init scripts where it is needed.
+mask_generators() {
+  local path
+  mkdir -p /etc/systemd/system-generators
+  for path in /usr/lib/systemd/system-generators/*; do
+    ln -sf /dev/null "/etc/systemd/system-generators/${path##*/}"
+  done
+}
+
+trim_systemd() {
+  mask_units
+  mask_generators
+  systemctl set-default multi-user.target
+  systemctl enable docklet-fstab.service
+  # Would make pam_nologin wait for a unit that is masked.
+  dpkg-divert --quiet --local --rename --divert /usr/lib/docklet/systemd-nologin.conf --add /usr/lib/tmpfiles.d/systemd-nologin.conf
+  ls /usr/lib/tmpfiles.d >/usr/lib/docklet/tmpfiles.known
 }
 
 settle_ssh() {
@@ -111,7 +122,6 @@ settle_ping() {
 }
 
 install_profile small
-mkdir -p /etc/tmpfiles.d
 cp -r --no-preserve=ownership "$BUILD/files/." /
 trim_systemd
 settle_ssh
