@@ -85,6 +85,7 @@ pub enum Command {
     Create(Create),
     /// Show a vcluster and its nodes.
     Status {
+        /// Name of the vcluster.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         name: String,
         /// Show how long each step of its changes took.
@@ -93,16 +94,19 @@ pub enum Command {
     },
     /// Start a stopped vcluster.
     Start {
+        /// Name of the vcluster.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         name: String,
     },
     /// Stop a vcluster; what is on its disks stays.
     Stop {
+        /// Name of the vcluster.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         name: String,
     },
     /// Try again what failed.
     Retry {
+        /// Name of the vcluster.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         name: String,
     },
@@ -111,6 +115,7 @@ pub enum Command {
     /// Delete vclusters with everything on their disks.
     #[command(visible_alias = "rm")]
     Delete {
+        /// Names of the vclusters.
         #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         names: Vec<String>,
         /// Do not ask. Needed where there is no terminal to ask on.
@@ -121,6 +126,7 @@ pub enum Command {
     Exec(Exec),
     /// Open a terminal in a node. Type ~. at the start of a line to leave.
     Connect {
+        /// The node: the vcluster's first where only its name is given.
         #[arg(value_name = "NAME[/NODE]", add = ArgValueCompleter::new(complete::places))]
         place: Place,
         /// A shell to come back to: leaving keeps it running, the same name returns to it.
@@ -129,6 +135,7 @@ pub enum Command {
     },
     /// Start Jupyter in a node and print (on a desktop: open) its address.
     Open {
+        /// The node: the vcluster's first where only its name is given.
         #[arg(value_name = "NAME[/NODE]", add = ArgValueCompleter::new(complete::places))]
         place: Place,
         /// Only print the address.
@@ -137,6 +144,7 @@ pub enum Command {
     },
     /// Show the end of a node's console.
     Logs {
+        /// The node: the vcluster's first where only its name is given.
         #[arg(value_name = "NAME[/NODE]", add = ArgValueCompleter::new(complete::places))]
         place: Place,
         /// How many lines.
@@ -154,6 +162,7 @@ pub enum Command {
     User(UserCommand),
     /// Print a completion script: source <(docklet completion bash).
     Completion {
+        /// Of which shell.
         #[arg(value_enum)]
         shell: Shell,
     },
@@ -161,6 +170,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Create {
+    /// Name of the vcluster: 1 to 20 of a-z, 0-9 and -, a letter first.
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Number of nodes.
@@ -182,6 +192,7 @@ pub struct Create {
 
 #[derive(Debug, Args)]
 pub struct Scale {
+    /// Name of the vcluster.
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
     pub name: String,
     /// Number of nodes.
@@ -200,6 +211,7 @@ pub struct Exec {
     /// Leave standard input alone.
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
+    /// The node.
     #[arg(value_name = "NAME/NODE", add = ArgValueCompleter::new(complete::places))]
     pub place: Place,
     /// The command and its arguments, after `--`.
@@ -221,6 +233,7 @@ pub enum HostCommand {
     List,
     /// Show a host with what was checked on it.
     Show {
+        /// Name of the host.
         #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
         name: String,
     },
@@ -230,6 +243,7 @@ pub enum HostCommand {
 pub enum UserCommand {
     /// Add a user; the password is read from the terminal or from standard input.
     Add {
+        /// Name of the user: 1 to 20 of a-z, 0-9 and -, a letter first.
         #[arg(value_name = "NAME")]
         name: String,
         /// Make this user an administrator.
@@ -241,22 +255,26 @@ pub enum UserCommand {
     List,
     /// Keep a user from signing in.
     Disable {
+        /// Name of the user.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
         name: String,
     },
     /// Let a user sign in again.
     Enable {
+        /// Name of the user.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
         name: String,
     },
     /// Change a password: one's own where no name is given.
     Passwd {
+        /// Name of the user.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
         name: Option<String>,
     },
     /// Remove a user.
     #[command(visible_alias = "rm")]
     Remove {
+        /// Name of the user.
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
         name: String,
         /// Do not ask. Needed where there is no terminal to ask on.

@@ -21,10 +21,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(250);
 
 pub async fn exec(cx: &Context, args: Exec) -> Result<u8> {
-    let client = cx.client()?;
     let Place { vcluster, node: Some(node) } = args.place else {
         return Err(Failure::usage("which node?", format!("write it as NAME/NODE: docklet exec {}/node1 -- COMMAND", args.place.vcluster)));
     };
+    let client = cx.client()?;
     let stdin = if args.no_stdin { String::new() } else { input(args.stdin)? };
     let timeout = cx.global.timeout.unwrap_or(LONGEST).min(LONGEST);
     let timeout_s = u32::try_from(timeout.as_secs()).ok();
