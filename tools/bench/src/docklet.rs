@@ -1,6 +1,6 @@
 //! Docklet's side: a vcluster through the REST API, as any client would.
 
-use docklet_client::{Client, Error, Target, WaitError};
+use docklet_client::{Client, Deletion, Error, Target, WaitError};
 use docklet_types::paths::Paths;
 use docklet_types::status::Status;
 use docklet_types::view::CreateVcluster;
@@ -79,7 +79,10 @@ impl Docklet {
     /// From the request to nothing left of them.
     pub async fn remove(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        self.client.delete_and_wait(&self.name, self.timeout).await.map_err(DockletError::Gone)?;
+        // One request that is answered when nothing is left; only a server that gives up waiting is asked again.
+        if self.client.delete(&self.name, Some(self.timeout)).await? == Deletion::Underway {
+            self.client.delete_and_wait(&self.name, self.timeout).await.map_err(DockletError::Gone)?;
+        }
         self.made = false;
         Ok(began.elapsed())
     }

@@ -18,6 +18,9 @@ pub async fn login(cx: &Context, user: Option<String>) -> Result<()> {
         Some(user) => user,
         None => ask_user(cx.url())?,
     };
+    if in_the_clear(cx.url()) {
+        eprintln!("note: {} is not encrypted; whoever can listen on the way learns the password", cx.url());
+    }
     let password = prompt::password(&format!("Password of {username} at {}: ", cx.url()))?;
     let session = client.sign_in(&username, &password).await?;
     let stored = Stored { username: username.clone(), token: session.token, expires_at: session.expires_at };
@@ -35,6 +38,14 @@ pub async fn login(cx: &Context, user: Option<String>) -> Result<()> {
         eprintln!("note: --token (or DOCKLET_TOKEN) is set and is used in place of this session");
     }
     Ok(())
+}
+
+/// Whether what is sent there can be read on the way: plain HTTP to another machine.
+fn in_the_clear(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = if authority.starts_with('[') { authority } else { authority.split(':').next().unwrap_or_default() };
+    !(host == "localhost" || host.ends_with(".localhost") || host.starts_with("127.") || host.starts_with("[::1]"))
 }
 
 /// The name typed, or this machine's.
@@ -184,4 +195,19 @@ fn list(users: &[UserView], cx: &Context) -> String {
         })
         .collect();
     table(&columns, &rows, cx.style())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_the_clear;
+
+    #[test]
+    fn passwords_are_in_the_clear_only_over_http_to_elsewhere() {
+        for safe in ["https://docklet.example", "http://localhost:8000", "http://127.0.0.1", "http://[::1]:8000/", "http://x.localhost"] {
+            assert!(!in_the_clear(safe), "{safe}");
+        }
+        for open in ["http://docklet.example:8000", "http://192.168.1.2", "http://localhost.example"] {
+            assert!(in_the_clear(open), "{open}");
+        }
+    }
 }
