@@ -50,6 +50,6 @@ fn run(program: &Program, how: &str) -> Result<String, String> {
     }
     ready.ready();
     loop {
-        std::thread::sleep(Duration::from_secs(1));
+        nix::unistd::pause();
     }
 }

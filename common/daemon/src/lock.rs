@@ -29,6 +29,11 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
 }
 
+#[expect(clippy::disallowed_methods, reason = "called by commands, before there is a runtime")]
+fn pause(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
 fn pid_in(file: &mut File) -> Option<i32> {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;
@@ -54,7 +59,7 @@ pub(crate) fn take(path: &Path) -> io::Result<Result<PidFile, i32>> {
                     return Ok(Err(pid_in(&mut back).unwrap_or(0)));
                 }
                 file = back;
-                std::thread::sleep(Duration::from_millis(20));
+                pause(20);
             }
             Err((_, error)) => return Err(error.into()),
         }
@@ -76,7 +81,7 @@ pub(crate) fn status(path: &Path) -> io::Result<Status> {
                 if let Some(pid) = pid_in(&mut back) {
                     return Ok(Status::Running { pid });
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                pause(10);
             }
             Ok(Status::Running { pid: 0 })
         }

@@ -17,7 +17,7 @@ pub const TEARDOWN_RETRY_S: i64 = 60;
 pub const STEADY_S: i64 = 60;
 
 /// Failures that trying again at once does not mend: the answer would be the same.
-const LASTING: &[&str] = &["image_missing", "image_not_found", "image_broken", "image_invalid", "out_of_space", "host_check_failed"];
+const LASTING: &[&str] = &["image_missing", "image_unpack_failed", "out_of_space", "host_check_failed"];
 
 /// The failures since the last change of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]

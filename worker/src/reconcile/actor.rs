@@ -1,0 +1,554 @@
+//! The task that owns all state of the loop.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use docklet_store::Store;
+use docklet_store::keys::{Key, Keys};
+use docklet_store::mirror::Mirror;
+use docklet_types::host::{Capacity, Check};
+use docklet_types::id::{NodeId, VclusterId};
+use docklet_types::plan::NodePlan;
+use docklet_types::report::{NodeReport, NodeState, Reason, Step, VclusterReport};
+use docklet_types::spec::Wanted;
+use docklet_types::time::Micros;
+use docklet_worker_plan::node::{NOTHING, Seen};
+use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, VclusterTodo, node, vcluster};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::entry::{InFlight, InitWatch, Node, Vcluster};
+use super::task::{self, Context, NodeOutcome, NodeResult, NodeTask, VclusterOutcome};
+use super::{Event, Settings};
+use crate::clock::Steady;
+use crate::ledger::Ledger;
+use crate::plans::Plans;
+use crate::report::Reporter;
+
+/// What a timer wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Object {
+    Node(NodeId),
+    Vcluster(VclusterId),
+}
+
+pub(super) struct Loop {
+    pub settings: Settings,
+    pub context: Arc<Context>,
+    pub store: Arc<dyn Store>,
+    pub keys: Keys,
+    pub plans: Arc<Mirror<Plans>>,
+    pub reporter: Reporter,
+    pub clock: Steady,
+    pub nodes: HashMap<NodeId, Node>,
+    pub vclusters: HashMap<VclusterId, Vcluster>,
+    /// Nodes with a plan, by vcluster.
+    pub members: HashMap<VclusterId, HashSet<NodeId>>,
+    pub dirty_nodes: HashSet<NodeId>,
+    pub dirty_vclusters: HashSet<VclusterId>,
+    pub timers: BTreeSet<(Micros, Object)>,
+    /// Tasks end with the loop.
+    pub tasks: JoinSet<()>,
+    /// Counts what happens to objects, so that one knows what an observation can have seen.
+    pub count: u64,
+    pub looking: bool,
+    pub look_again: bool,
+    pub checking: bool,
+    pub checks: Vec<Check>,
+    pub capacity: Option<Capacity>,
+    /// Why no node can be started here.
+    pub unfit: Option<Reason>,
+    pub started_at: Micros,
+    /// Counts changes of what the ledger holds.
+    pub ledger_version: u64,
+    pub ledger_saving: bool,
+    pub ledger_saved: watch::Sender<u64>,
+    pub stopping: bool,
+}
+
+impl Loop {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the one who makes all of these")]
+    pub(super) fn new(
+        settings: Settings,
+        context: Arc<Context>,
+        store: Arc<dyn Store>,
+        keys: Keys,
+        plans: Arc<Mirror<Plans>>,
+        reporter: Reporter,
+        ledger: Ledger,
+        clock: Steady,
+    ) -> Self {
+        let mut nodes = HashMap::new();
+        for record in ledger.nodes {
+            let mut node = Node::default();
+            node.history.seen = Some(Seen { generation: record.plan.generation, attempt: record.attempt });
+            node.history.replacing = record.replacing;
+            nodes.insert(record.plan.id, node);
+        }
+        let mut vclusters = HashMap::new();
+        for plan in ledger.vclusters {
+            let mut vcluster = Vcluster::default();
+            vcluster.history.seen = Some(plan.generation);
+            vclusters.insert(plan.id, vcluster);
+        }
+        Self {
+            settings,
+            context,
+            store,
+            keys,
+            plans,
+            reporter,
+            clock,
+            nodes,
+            vclusters,
+            members: HashMap::new(),
+            dirty_nodes: HashSet::new(),
+            dirty_vclusters: HashSet::new(),
+            timers: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            count: 0,
+            looking: false,
+            look_again: false,
+            checking: false,
+            checks: Vec::new(),
+            capacity: None,
+            unfit: None,
+            started_at: Micros::now(),
+            ledger_version: 0,
+            ledger_saving: false,
+            ledger_saved: watch::Sender::new(0),
+            stopping: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>, started: watch::Sender<bool>) {
+        self.begin().await;
+        started.send_replace(true);
+        self.prefetch();
+        let mut plans_changed = self.plans.subscribe();
+        let mut look = tokio::time::interval(self.settings.timing.look_every);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        look.reset();
+        let mut done = None;
+        loop {
+            self.read_plans();
+            self.wake_due();
+            self.look_at_dirty();
+            if self.stopping && done.is_some() {
+                break;
+            }
+            let next = self.timers.first().map(|(at, _)| self.clock.instant(*at));
+            let timer = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(event) = inbox.recv() => {
+                    let mut event = Some(event);
+                    // All that has come is taken in before anything is compared.
+                    while let Some(e) = event.take() {
+                        if let Event::Stop(reply) = e {
+                            self.stopping = true;
+                            done = Some(reply);
+                        } else {
+                            self.take_in(e);
+                        }
+                        event = inbox.try_recv().ok();
+                    }
+                }
+                Ok(()) = plans_changed.changed() => {}
+                () = timer => {}
+                _ = look.tick() => self.look_at_everything(),
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+            }
+        }
+        self.finish(&mut inbox).await;
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+
+    pub(super) fn take_in(&mut self, event: Event) {
+        match event {
+            Event::StepBegan(id, step, at) => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.step_began(step, at);
+                    self.dirty_nodes.insert(id);
+                }
+            }
+            Event::StepEnded(id, step, at) => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.step_ended(step, at);
+                    self.dirty_nodes.insert(id);
+                }
+            }
+            Event::NodeDone(id, outcome) => self.node_done(id, outcome),
+            Event::VclusterDone(id, outcome) => self.vcluster_done(id, outcome),
+            Event::InitEnded { id, pid, log } => self.init_ended(id, pid, log),
+            Event::Looked { began, seen } => self.looked(began, seen),
+            Event::Checked(checks, capacity) => self.checked(checks, capacity),
+            Event::Saved(version) => {
+                self.ledger_saving = false;
+                self.ledger_saved.send_replace(version);
+                self.save_ledger();
+            }
+            Event::Stop(_) => {}
+        }
+    }
+
+    /// Takes over the plans that changed.
+    pub(super) fn read_plans(&mut self) {
+        let changes = self.plans.write(Plans::take_changes);
+        if changes.nodes.is_empty() && changes.vclusters.is_empty() {
+            return;
+        }
+        for id in changes.vclusters {
+            self.vcluster_plan_changed(id);
+        }
+        for id in changes.nodes {
+            self.node_plan_changed(id);
+        }
+        self.ledger_changed();
+    }
+
+    fn node_plan_changed(&mut self, id: NodeId) {
+        let Some(plan) = self.plans.read(|p| p.node(id)) else {
+            self.node_plan_gone(id);
+            return;
+        };
+        let node = self.nodes.entry(id).or_default();
+        if let Err(refused) = node.history.accept(&plan, &node.observed) {
+            tracing::warn!(node = %id, %refused, "a plan was refused");
+            return;
+        }
+        self.members.entry(plan.vcluster).or_default().insert(id);
+        self.dirty_vclusters.insert(plan.vcluster);
+        node.plan = Some(plan);
+        node.interrupt_if_outdated();
+        self.dirty_nodes.insert(id);
+    }
+
+    fn node_plan_gone(&mut self, id: NodeId) {
+        self.reporter.delete(self.keys.write(&Key::NodeReport(self.settings.host.clone(), id)));
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if let Some(plan) = node.plan.take() {
+            if let Some(members) = self.members.get_mut(&plan.vcluster) {
+                members.remove(&id);
+                if members.is_empty() {
+                    self.members.remove(&plan.vcluster);
+                }
+            }
+            self.dirty_vclusters.insert(plan.vcluster);
+        }
+        node.watch = None;
+        node.reported = None;
+        node.interrupt_if_outdated();
+        if node.task.is_none() && node.observed == NOTHING {
+            self.nodes.remove(&id);
+        } else {
+            tracing::warn!(node = %id, "the plan of a node is gone, but not the node; it is left alone");
+        }
+    }
+
+    fn vcluster_plan_changed(&mut self, id: VclusterId) {
+        let Some(plan) = self.plans.read(|p| p.vcluster(id)) else {
+            self.reporter.delete(self.keys.write(&Key::VclusterReport(self.settings.host.clone(), id)));
+            if let Some(vcluster) = self.vclusters.get_mut(&id) {
+                vcluster.plan = None;
+                vcluster.reported = None;
+                if vcluster.observed.is_none() && !vcluster.busy {
+                    self.vclusters.remove(&id);
+                }
+            }
+            return;
+        };
+        let vcluster = self.vclusters.entry(id).or_default();
+        match vcluster.history.accept(&plan) {
+            Ok(()) => {
+                vcluster.plan = Some(plan);
+                self.dirty_vclusters.insert(id);
+                self.dirty_nodes.extend(self.members.get(&id).into_iter().flatten());
+            }
+            Err(refused) => tracing::warn!(vcluster = %id, %refused, "a plan was refused"),
+        }
+    }
+
+    fn wake_due(&mut self) {
+        let now = self.clock.now();
+        while let Some((at, object)) = self.timers.first().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop_first();
+            match object {
+                Object::Node(id) => self.dirty_nodes.insert(id),
+                Object::Vcluster(id) => self.dirty_vclusters.insert(id),
+            };
+        }
+    }
+
+    pub(super) fn look_at_dirty(&mut self) {
+        // Nodes first: a vcluster goes after its nodes. Vclusters may make nodes dirty, hence the outer loop.
+        while !self.dirty_nodes.is_empty() || !self.dirty_vclusters.is_empty() {
+            for id in std::mem::take(&mut self.dirty_nodes) {
+                self.look_at_node(id);
+            }
+            for id in std::mem::take(&mut self.dirty_vclusters) {
+                self.look_at_vcluster(id);
+            }
+        }
+    }
+
+    fn look_at_node(&mut self, id: NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(plan) = node.plan.clone() else { return };
+        if node.task.is_none() && !self.stopping {
+            if node.stale {
+                self.look();
+            } else {
+                let vcluster = self.vclusters.get(&plan.vcluster).and_then(|v| v.plan.as_deref());
+                match node::diff(&plan, vcluster, &node.observed, &node.history, now) {
+                    NodeTodo::Nothing => {
+                        if plan.wanted == Wanted::Running && node.observed.ready && node.history.up_since.is_none() {
+                            node.history.became_ready(now);
+                        }
+                    }
+                    NodeTodo::NeedsVcluster => {}
+                    NodeTodo::Later(at) => {
+                        self.timers.insert((at, Object::Node(id)));
+                    }
+                    NodeTodo::Do(actions) => match &self.unfit {
+                        Some(reason) if actions.contains(&NodeAction::Boot) => {
+                            let trouble = Trouble::starting(0, Step::Boot, reason.clone(), true, now);
+                            self.timers.insert((trouble.retry_at, Object::Node(id)));
+                            node.history.trouble = Some(trouble);
+                        }
+                        _ => self.act_on_node(id, plan, actions),
+                    },
+                }
+            }
+        }
+        self.watch_node(id);
+        self.report_node(id);
+    }
+
+    fn act_on_node(&mut self, id: NodeId, plan: Arc<NodePlan>, actions: Vec<NodeAction>) {
+        let vcluster = self.vclusters.get(&plan.vcluster).and_then(|v| Some((v.plan.clone()?, v.gate.clone())));
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        self.count += 1;
+        node.touched = self.count;
+        node.ended = None;
+        if actions.iter().any(|a| matches!(a, NodeAction::Boot | NodeAction::Stop | NodeAction::Remove)) {
+            node.steps.clear();
+        }
+        tracing::debug!(node = %id, name = %plan.name, ?actions, "acting");
+        let cancel = CancellationToken::new();
+        let attempt = node.history.seen.map_or(plan.attempt, |s| s.attempt);
+        node.task = Some(InFlight { cancel: cancel.clone(), wanted: plan.wanted, attempt });
+        let restarts = node.history.replacing.is_some() && actions.first() == Some(&NodeAction::Stop);
+        let saved = restarts.then(|| (self.ledger_saved.subscribe(), self.ledger_version));
+        let task = NodeTask { plan, vcluster, actions, observed: node.observed.clone(), cancel, saved };
+        self.tasks.spawn(task::run_node(self.context.clone(), task));
+    }
+
+    fn node_done(&mut self, id: NodeId, outcome: NodeOutcome) {
+        let now = self.clock.now();
+        self.count += 1;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let task = node.task.take();
+        node.touched = self.count;
+        node.observed = outcome.observed;
+        let plan = node.plan.clone();
+        match outcome.result {
+            NodeResult::Interrupted => {}
+            NodeResult::Done => {
+                if outcome.did.contains(&NodeAction::Ready) {
+                    node.history.became_ready(now);
+                }
+                node.history.cleaned |= outcome.did.contains(&NodeAction::Remove);
+                if plan.as_ref().is_some_and(|p| p.wanted != Wanted::Running) {
+                    node.history.trouble = None;
+                }
+            }
+            NodeResult::Failed { action, reason } => {
+                node.stale = true;
+                let same_wish = plan.as_ref().zip(task).is_some_and(|(p, t)| p.wanted == t.wanted);
+                if let (true, Some(plan)) = (same_wish, &plan) {
+                    tracing::warn!(node = %id, name = %plan.name, owner = %plan.owner, step = %action.step(), code = reason.code, reason = reason.message, "a step failed");
+                    node.history.failed(plan.wanted, action, reason, &node.observed, now);
+                }
+            }
+        }
+        if node.ended.take().is_some_and(|pid| node.observed.init_pid == Some(pid)) {
+            self.init_is_gone(id, None);
+        }
+        if let Some(plan) = &plan {
+            self.dirty_vclusters.insert(plan.vcluster);
+        } else if self.nodes.get(&id).is_some_and(|n| n.observed == NOTHING) {
+            self.nodes.remove(&id);
+        }
+        self.dirty_nodes.insert(id);
+        self.ledger_changed();
+    }
+
+    fn init_ended(&mut self, id: NodeId, pid: i32, log: Option<String>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.watch.as_ref().is_some_and(|w| w.pid == pid) {
+            node.watch = None;
+        }
+        if node.task.is_some() {
+            node.ended = Some(pid);
+        } else if node.observed.init_pid == Some(pid) {
+            self.init_is_gone(id, log);
+        }
+    }
+
+    pub(super) fn init_is_gone(&mut self, id: NodeId, log: Option<String>) {
+        let now = self.clock.now();
+        self.count += 1;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.observed.init_pid = None;
+        node.observed.ready = false;
+        node.stale = true;
+        node.touched = self.count;
+        if let Some(plan) = node.plan.as_ref().filter(|p| p.wanted == Wanted::Running) {
+            tracing::warn!(node = %id, name = %plan.name, owner = %plan.owner, "the node's init ended by itself");
+            let mut reason = Reason::new("init_ended", "The node's init ended by itself (a shutdown inside the node, or a crash). It is started again.");
+            reason.log = log;
+            node.history.ended(reason, now);
+        }
+        self.dirty_nodes.insert(id);
+    }
+
+    /// Has somebody wait for the end of the init that runs now.
+    fn watch_node(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        match node.observed.init_pid {
+            Some(pid) if node.watch.as_ref().is_none_or(|w| w.pid != pid) && node.task.is_none() => {
+                let task = self.tasks.spawn(task::watch_init(self.context.clone(), id, pid));
+                node.watch = Some(InitWatch { pid, task });
+            }
+            None => node.watch = None,
+            Some(_) => {}
+        }
+    }
+
+    fn report_node(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let (Some(plan), Some(seen)) = (&node.plan, node.history.seen) else { return };
+        let (state, reason) = node::state(plan, &node.observed, &node.history, node.task.is_some());
+        let mut report = NodeReport {
+            id,
+            vcluster: plan.vcluster,
+            generation: seen.generation,
+            attempt: seen.attempt,
+            state,
+            reason,
+            init_pid: node.observed.init_pid,
+            steps: node.steps.clone(),
+            at: Micros::now(),
+        };
+        let before = node.reported.as_ref();
+        if let Some(before) = before {
+            let at = std::mem::replace(&mut report.at, before.at);
+            if *before == report {
+                return;
+            }
+            report.at = at;
+        }
+        let urgent = before.is_none_or(|b| b.state != report.state) && !matches!(state, NodeState::Starting | NodeState::Stopping);
+        if let Ok(document) = serde_json::to_vec(&report) {
+            self.reporter.put(self.keys.write(&Key::NodeReport(self.settings.host.clone(), id)), document, urgent);
+        }
+        node.reported = Some(report);
+    }
+
+    fn look_at_vcluster(&mut self, id: VclusterId) {
+        let now = self.clock.now();
+        let nodes_left = self.members.get(&id).into_iter().flatten().any(|n| {
+            let Some(node) = self.nodes.get(n) else { return false };
+            node.task.is_some() || node.plan.as_ref().is_some_and(|p| !node::is_gone(p, &node.observed, node.history.cleaned))
+        });
+        let Some(entry) = self.vclusters.get_mut(&id) else { return };
+        let Some(plan) = entry.plan.clone() else { return };
+        if !entry.busy && !self.stopping {
+            let todo = vcluster::diff(&plan, entry.observed.as_ref(), &entry.history, nodes_left, now);
+            match todo {
+                VclusterTodo::Nothing | VclusterTodo::NodesFirst => {}
+                VclusterTodo::Later(at) => {
+                    self.timers.insert((at, Object::Vcluster(id)));
+                }
+                VclusterTodo::Ensure | VclusterTodo::Remove => {
+                    self.count += 1;
+                    entry.touched = self.count;
+                    entry.busy = true;
+                    // The bridge is missing though it was made: what was applied counts no more.
+                    let lost = entry.history.ensured.is_some() && entry.observed.as_ref().is_none_or(|o| !o.bridge);
+                    if let (true, Ok(mut applied)) = (lost, entry.gate.try_lock()) {
+                        *applied = None;
+                    }
+                    self.tasks.spawn(task::run_vcluster(self.context.clone(), plan.clone(), entry.gate.clone(), todo));
+                }
+            }
+        }
+        self.report_vcluster(id);
+    }
+
+    fn vcluster_done(&mut self, id: VclusterId, outcome: VclusterOutcome) {
+        let now = self.clock.now();
+        self.count += 1;
+        let Some(entry) = self.vclusters.get_mut(&id) else { return };
+        entry.busy = false;
+        entry.touched = self.count;
+        match outcome.result {
+            Ok(()) if outcome.removed => {
+                entry.observed = None;
+                entry.history.removed();
+            }
+            Ok(()) => {
+                let observed = entry.observed.get_or_insert_default();
+                observed.bridge = true;
+                observed.generation = Some(outcome.generation);
+                entry.history.applied(outcome.generation);
+            }
+            Err(reason) => {
+                tracing::warn!(vcluster = %id, code = reason.code, reason = reason.message, "a vcluster's network could not be changed");
+                let wanted = if outcome.removed { Wanted::Absent } else { Wanted::Running };
+                entry.history.failed(wanted, reason, now);
+            }
+        }
+        if entry.plan.is_none() && entry.observed.is_none() {
+            self.vclusters.remove(&id);
+        } else {
+            self.dirty_vclusters.insert(id);
+        }
+    }
+
+    fn report_vcluster(&mut self, id: VclusterId) {
+        let Some(entry) = self.vclusters.get_mut(&id) else { return };
+        let Some(plan) = &entry.plan else { return };
+        let gone = plan.wanted == Wanted::Absent && entry.observed.is_none() && entry.history.cleaned;
+        let mut report = VclusterReport {
+            id,
+            generation: if gone { plan.generation } else { entry.history.ensured.unwrap_or(0) },
+            present: entry.observed.is_some(),
+            reason: entry.history.trouble.as_ref().map(|t| t.reason.clone()),
+            at: Micros::now(),
+        };
+        if let Some(before) = &entry.reported {
+            let at = std::mem::replace(&mut report.at, before.at);
+            if *before == report {
+                return;
+            }
+            report.at = at;
+        }
+        if let Ok(document) = serde_json::to_vec(&report) {
+            self.reporter.put(self.keys.write(&Key::VclusterReport(self.settings.host.clone(), id)), document, gone);
+        }
+        entry.reported = Some(report);
+    }
+}

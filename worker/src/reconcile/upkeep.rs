@@ -1,0 +1,305 @@
+//! What the loop does besides following plans: its start and end, looking at the host, checking it, the local copy.
+
+use std::time::Duration;
+
+use docklet_store::keys::Key;
+use docklet_types::host::{Capacity, Check, CheckOutcome};
+use docklet_types::report::NodeState;
+use docklet_worker_host::{HostError, Observed};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Event;
+use super::actor::Loop;
+use super::task::Context;
+use crate::ledger::{Ledger, NodeRecord};
+use crate::machine;
+
+/// Changes of plans come in crowds; the local copy is written this long after the first.
+const GATHER: Duration = Duration::from_millis(200);
+
+impl Loop {
+    /// Before the first plan is followed: check the host, see what is on it, hear from the store.
+    pub(super) async fn begin(&mut self) {
+        let (checks, capacity) = check(&self.context).await;
+        self.checked(checks, capacity);
+        let seen = loop {
+            match self.context.host.observe().await {
+                Ok(seen) => break seen,
+                Err(HostError(reason)) => {
+                    tracing::error!(code = reason.code, reason = reason.message, "cannot see what is on this host; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        };
+        tracing::info!(host = %self.settings.host, nodes = seen.nodes.len(), running = seen.nodes.values().filter(|n| n.init_pid.is_some()).count(), "looked at the host");
+        for (id, observed) in seen.nodes {
+            self.nodes.entry(id).or_default().observed = observed;
+        }
+        for (id, observed) in seen.vclusters {
+            self.vclusters.entry(id).or_default().observed = Some(observed);
+        }
+        // An old copy must not start what was deleted meanwhile, so the store comes first where it answers.
+        if tokio::time::timeout(self.settings.timing.first_contact, self.plans.wait_live()).await.is_err() {
+            tracing::warn!("the store does not answer; following the local copy of the plans");
+        }
+        self.adopt_reports().await;
+    }
+
+    /// Takes over what an earlier run reported, so that nothing is reported anew that has not changed.
+    async fn adopt_reports(&mut self) {
+        if !self.plans.is_live() {
+            return;
+        }
+        let Ok(listing) = self.store.list(&self.keys.reports_of(&self.settings.host)).await else { return };
+        for entry in &listing.entries {
+            let Some(Key::NodeReport(_, id)) = self.keys.read(&entry.key) else { continue };
+            let Ok(report) = serde_json::from_slice::<docklet_types::report::NodeReport>(&entry.value) else { continue };
+            if let Some(node) = self.nodes.get_mut(&id) {
+                let same_init = report.init_pid.is_some() && report.init_pid == node.observed.init_pid;
+                if same_init || matches!(report.state, NodeState::Stopped) {
+                    node.steps.clone_from(&report.steps);
+                }
+            }
+        }
+    }
+
+    /// The default image is unpacked before anybody asks, so that the first vcluster is as fast as the second.
+    pub(super) fn prefetch(&mut self) {
+        let Some(image) = machine::image_in_store(&self.settings.paths, &self.settings.default_image) else {
+            tracing::info!(image = %self.settings.default_image, "the default image is not in the store of images yet");
+            return;
+        };
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            match context.host.ensure_image(&image).await {
+                Ok(()) => tracing::info!(image = %image.name, "the default image is unpacked"),
+                Err(HostError(reason)) => tracing::warn!(image = %image.name, code = reason.code, reason = reason.message, "the default image cannot be unpacked"),
+            }
+        });
+    }
+
+    /// Once in a while everything: whatever was missed is noticed here.
+    pub(super) fn look_at_everything(&mut self) {
+        self.look();
+        if !self.checking {
+            self.checking = true;
+            let context = self.context.clone();
+            let unfit = self.unfit.is_some();
+            let before = self.checks.clone();
+            self.tasks.spawn(async move {
+                // What is well stays well while nodes run; what was not may have been mended.
+                let (checks, capacity) = if unfit { check(&context).await } else { (before, context.host.capacity().await.ok()) };
+                context.tell(Event::Checked(checks, capacity));
+            });
+        }
+        self.dirty_nodes.extend(self.nodes.keys());
+        self.dirty_vclusters.extend(self.vclusters.keys());
+        self.compare_reports();
+    }
+
+    fn compare_reports(&mut self) {
+        if !self.plans.is_live() {
+            return;
+        }
+        let (store, prefix, reports) = (self.store.clone(), self.keys.reports_of(&self.settings.host), self.reporter.handle());
+        self.tasks.spawn(async move {
+            let asked = reports.version();
+            if let Ok(listing) = store.list(&prefix).await {
+                reports.compare(&listing.entries, &prefix, asked);
+            }
+        });
+    }
+
+    /// Has the host looked at; what was seen comes as an event.
+    pub(super) fn look(&mut self) {
+        if self.looking {
+            self.look_again = true;
+            return;
+        }
+        self.looking = true;
+        self.look_again = false;
+        let (context, began) = (self.context.clone(), self.count);
+        self.tasks.spawn(async move {
+            let seen = context.host.observe().await;
+            if seen.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            context.tell(Event::Looked { began, seen });
+        });
+    }
+
+    pub(super) fn looked(&mut self, began: u64, seen: Result<Observed, HostError>) {
+        self.looking = false;
+        let mut seen = match seen {
+            Ok(seen) => seen,
+            Err(HostError(reason)) => {
+                tracing::error!(code = reason.code, reason = reason.message, "cannot see what is on this host");
+                if self.nodes.values().any(|n| n.stale) {
+                    self.look();
+                }
+                return;
+            }
+        };
+        let mut ended = Vec::new();
+        for (id, node) in &mut self.nodes {
+            let now = seen.nodes.remove(id).unwrap_or_default();
+            if node.task.is_some() || node.touched > began {
+                continue;
+            }
+            let lost = node.observed.init_pid.is_some() && now.init_pid.is_none();
+            if node.stale || now != node.observed {
+                self.dirty_nodes.insert(*id);
+            }
+            if lost {
+                ended.push(*id);
+            }
+            node.observed = now;
+            node.stale = false;
+        }
+        for (id, observed) in seen.nodes {
+            // Ours by name, and no plan names it.
+            let node = self.nodes.entry(id).or_default();
+            node.observed = observed;
+            tracing::warn!(node = %id, "a node without a plan is on this host; it is left alone");
+        }
+        for id in ended {
+            self.init_is_gone(id, None);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                // This was just looked at.
+                node.stale = false;
+            }
+        }
+        for (id, entry) in &mut self.vclusters {
+            let now = seen.vclusters.remove(id);
+            if !entry.busy && entry.touched <= began && entry.observed != now {
+                entry.observed = now;
+                self.dirty_vclusters.insert(*id);
+            }
+        }
+        for (id, observed) in seen.vclusters {
+            self.vclusters.entry(id).or_default().observed = Some(observed);
+        }
+        let (nodes, plans) = (&mut self.nodes, &self.plans);
+        nodes.retain(|id, n| n.plan.is_some() || n.task.is_some() || n.observed != docklet_worker_plan::node::NOTHING || plans.read(|p| p.node(*id).is_some()));
+        if self.look_again || self.nodes.values().any(|n| n.stale && n.task.is_none()) {
+            self.look();
+        }
+    }
+
+    pub(super) fn checked(&mut self, checks: Vec<Check>, capacity: Option<Capacity>) {
+        self.checking = false;
+        for check in checks.iter().filter(|c| !self.checks.contains(c)) {
+            match check.outcome {
+                CheckOutcome::Ok => tracing::debug!(check = check.name, "{}", check.message),
+                CheckOutcome::Warning => tracing::warn!(check = check.name, "{}", check.message),
+                CheckOutcome::Failed => tracing::error!(check = check.name, "{}", check.message),
+            }
+        }
+        let was_unfit = self.unfit.take().is_some();
+        self.unfit = machine::failure(&checks);
+        if was_unfit && self.unfit.is_none() {
+            for (id, node) in &mut self.nodes {
+                if node.history.trouble.as_ref().is_some_and(|t| t.reason.code == "host_check_failed") {
+                    node.history.trouble = None;
+                    self.dirty_nodes.insert(*id);
+                }
+            }
+        }
+        let capacity = capacity.or(self.capacity);
+        if self.capacity != capacity || self.checks != checks || was_unfit != self.unfit.is_some() {
+            self.checks = checks;
+            self.capacity = capacity;
+            let capacity = capacity.unwrap_or(Capacity { cpu_millis: 0, memory_mib: 0, disk_mib: 0 });
+            let report = machine::host_report(self.settings.host.clone(), &self.settings.paths, capacity, self.checks.clone(), self.started_at);
+            if let Ok(document) = serde_json::to_vec(&report) {
+                self.reporter.put(self.keys.write(&Key::Host(self.settings.host.clone())), document, true);
+            }
+        }
+    }
+
+    pub(super) fn ledger_changed(&mut self) {
+        self.ledger_version += 1;
+        self.save_ledger();
+    }
+
+    /// Writes the local copy where it is behind; one writer at a time.
+    pub(super) fn save_ledger(&mut self) {
+        if self.ledger_saving || *self.ledger_saved.borrow() >= self.ledger_version {
+            return;
+        }
+        self.ledger_saving = true;
+        // A restart that somebody waits for is put on disk at once.
+        let hurry = self.nodes.values().any(|n| n.history.replacing.is_some() && n.history.replacing == n.observed.init_pid);
+        let (ledger, version, directory) = (self.ledger(), self.ledger_version, self.settings.paths.worker_state());
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            let saved = tokio::task::spawn_blocking(move || ledger.save(&directory)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::error!(%error, source = std::error::Error::source(&error).map(ToString::to_string), "the local copy of the plans is out of date");
+            }
+            if !hurry {
+                tokio::time::sleep(GATHER).await;
+            }
+            context.tell(Event::Saved(version));
+        });
+    }
+
+    fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::new(self.settings.host.clone());
+        for node in self.nodes.values() {
+            if let (Some(plan), Some(seen)) = (&node.plan, node.history.seen) {
+                ledger.nodes.push(NodeRecord { plan: plan.clone(), attempt: seen.attempt, replacing: node.history.replacing });
+            }
+        }
+        ledger.vclusters = self.vclusters.values().filter_map(|v| v.plan.clone()).collect();
+        ledger
+    }
+
+    /// Lets what is under way come to an end, reports, and writes the local copy.
+    pub(super) async fn finish(&mut self, inbox: &mut mpsc::UnboundedReceiver<Event>) {
+        for node in self.nodes.values() {
+            if let Some(task) = &node.task {
+                task.cancel.cancel();
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(8);
+        while self.nodes.values().any(|n| n.task.is_some()) || self.vclusters.values().any(|v| v.busy) {
+            match tokio::time::timeout_at(deadline, inbox.recv()).await {
+                Ok(Some(event)) => self.take_in_last(event),
+                _ => break,
+            }
+        }
+        let ledger = self.ledger();
+        let directory = self.settings.paths.worker_state();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || ledger.save(&directory)).await {
+            tracing::error!(%error, "the local copy of the plans is out of date");
+        }
+        self.reporter.flush(Duration::from_secs(1)).await;
+    }
+
+    fn take_in_last(&mut self, event: Event) {
+        match event {
+            Event::NodeDone(..) | Event::VclusterDone(..) | Event::StepBegan(..) | Event::StepEnded(..) => {
+                self.take_in(event);
+                self.look_at_dirty();
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn check(context: &Context) -> (Vec<Check>, Option<Capacity>) {
+    let checks = match context.host.prepare().await {
+        Ok(checks) => checks,
+        Err(HostError(reason)) => vec![Check { name: "prepare".to_owned(), outcome: CheckOutcome::Failed, message: reason.message }],
+    };
+    let capacity = match context.host.capacity().await {
+        Ok(capacity) => Some(capacity),
+        Err(HostError(reason)) => {
+            tracing::error!(code = reason.code, reason = reason.message, "cannot tell how big this host is");
+            None
+        }
+    };
+    (checks, capacity)
+}

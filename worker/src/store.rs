@@ -1,0 +1,78 @@
+//! etcd as a worker meets it: the certificates that reach it may not have been made yet, or may be made anew.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use docklet_store::etcd::{EtcdAddress, EtcdStore};
+use docklet_store::{Entry, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch};
+use parking_lot::Mutex;
+
+/// Connects when first used, and anew when the certificates were replaced. Until then every call finds it unavailable.
+pub struct PatientEtcd {
+    members: Vec<String>,
+    directory: PathBuf,
+    current: Mutex<Option<Connection>>,
+}
+
+struct Connection {
+    store: Arc<EtcdStore>,
+    made_with: Certificates,
+}
+
+/// When the files were written; `None` where there are none.
+type Certificates = Option<[Option<SystemTime>; 3]>;
+
+impl PatientEtcd {
+    /// `directory` may hold `ca.crt`, `client.crt` and `client.key`.
+    #[must_use]
+    pub fn new(members: Vec<String>, directory: PathBuf) -> Self {
+        Self { members, directory, current: Mutex::new(None) }
+    }
+
+    fn certificates(&self) -> Certificates {
+        let written = |name: &str| self.directory.join(name).metadata().and_then(|m| m.modified()).ok();
+        let ca = written("ca.crt")?;
+        Some([Some(ca), written("client.crt"), written("client.key")])
+    }
+
+    async fn store(&self) -> Result<Arc<EtcdStore>> {
+        let certificates = self.certificates();
+        if let Some(connection) = self.current.lock().as_ref()
+            && connection.made_with == certificates
+        {
+            return Ok(connection.store.clone());
+        }
+        let address = EtcdAddress::new(&self.members, &self.directory);
+        let connected = EtcdStore::connect(&address).await;
+        let store = Arc::new(connected.map_err(|e| StoreError::Unavailable { action: "connect", source: Some(Box::new(e)) })?);
+        *self.current.lock() = Some(Connection { store: store.clone(), made_with: certificates });
+        Ok(store)
+    }
+}
+
+#[async_trait]
+impl Store for PatientEtcd {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        self.store().await?.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing> {
+        self.store().await?.list(prefix).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<Outcome> {
+        self.store().await?.txn(txn).await
+    }
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>> {
+        self.store().await?.watch(prefix, revision).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
+        self.store().await?.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool> {
+        self.store().await?.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.store().await?.revoke(lease).await
+    }
+}
