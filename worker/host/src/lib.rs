@@ -16,6 +16,7 @@ use std::time::Duration;
 
 pub mod fake;
 pub mod linux;
+pub mod reason;
 
 /// Everything of ours that the host holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

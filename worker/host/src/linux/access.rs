@@ -1,0 +1,150 @@
+//! Ways into a running node: sockets made inside its network namespace, shells, commands.
+
+use docklet_types::id::NodeId;
+use nix::sched::{CloneFlags, setns};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+use tokio::sync::oneshot;
+
+use super::proc::{self, Process};
+use super::sys;
+
+/// How long a node may take to answer a connection to itself.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often a port is looked for while somebody waits for it.
+const LOOK: Duration = Duration::from_millis(10);
+
+struct Job {
+    process: Process,
+    v6: bool,
+    done: oneshot::Sender<io::Result<OwnedFd>>,
+}
+
+/// A thread that makes sockets inside nodes. A socket belongs for ever to the namespace it was made in, so only its
+/// making needs the thread; connecting does not. The thread never comes back to the host's namespace.
+pub struct Doorman {
+    jobs: parking_lot::Mutex<mpsc::Sender<Job>>,
+}
+
+impl Doorman {
+    pub fn new() -> Self {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        // Where no thread can be made the channel is closed, and every dial says so.
+        let _ = std::thread::Builder::new().name("doorman".to_owned()).stack_size(128 << 10).spawn(move || {
+            for job in inbox {
+                let _ = job.done.send(socket_in(job.process, job.v6));
+            }
+        });
+        Self { jobs: parking_lot::Mutex::new(jobs) }
+    }
+
+    async fn socket(&self, process: Process, v6: bool) -> io::Result<TcpSocket> {
+        let (done, result) = oneshot::channel();
+        let gone = || io::Error::other("the thread that enters nodes has ended");
+        self.jobs.lock().send(Job { process, v6, done }).map_err(|_| gone())?;
+        let fd = result.await.map_err(|_| gone())??;
+        Ok(TcpSocket::from_std_stream(std::net::TcpStream::from(fd)))
+    }
+
+    /// A connection to the port inside the node: on its loopback addresses, else on its own. `None`: nothing listens.
+    pub async fn dial(&self, process: Process, ip: Option<Ipv4Addr>, port: u16) -> io::Result<Option<OwnedFd>> {
+        let mut targets: Vec<SocketAddr> = vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
+        targets.extend(ip.map(|ip| SocketAddr::from((ip, port))));
+        for target in targets {
+            let socket = match self.socket(process, target.is_ipv6()).await {
+                Err(e) if target.is_ipv6() && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
+                other => other?,
+            };
+            match tokio::time::timeout(CONNECT, socket.connect(target)).await {
+                Ok(Ok(stream)) => return Ok(Some(stream.into_std()?.into())),
+                Ok(Err(e)) if refused(&e) => {}
+                Ok(Err(e)) => return Err(e),
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Nobody is there, or the node has no such address.
+fn refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT))
+}
+
+/// Makes a socket in the process's network namespace. Moves the calling thread there.
+fn socket_in(process: Process, v6: bool) -> io::Result<OwnedFd> {
+    let namespace = process.open_proc("ns/net")?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: takes numbers; the descriptor that comes back is ours.
+    let fd = sys::check(i64::from(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) }))?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Whether something listened on the port before the time was over. Ends early with the process.
+pub async fn wait_port(process: Process, port: u16, timeout: Duration) -> io::Result<bool> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        if proc::listens(process, port)? {
+            return Ok(true);
+        }
+        if !process.alive() || tokio::time::Instant::now() + LOOK > deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A session's name as it may stand in a file name.
+pub fn is_session(name: &str) -> bool {
+    (1..=40).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+/// Connects to a unix socket by its directory: the whole path may be longer than a socket's address.
+pub fn connect_in(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let open = std::fs::File::open(directory)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", open.as_raw_fd()))
+}
+
+/// What `ps` shows of a helper: the installation by its directory, the node by its container.
+pub fn title(lxcpath: &Path, container: &str) -> String {
+    format!("docklet-node {} {container}", lxcpath.display())
+}
+
+/// The node that a helper's or monitor's command line speaks of, if it is one of this installation.
+pub fn node_of_command(command: &str, lxcpath: &Path) -> Option<NodeId> {
+    let rest = command.split_once(&format!("{} ", lxcpath.display()))?.1;
+    let container = rest.split_whitespace().next()?;
+    container.strip_prefix(docklet_types::kernel_names::CONTAINER_PREFIX)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_no_path() {
+        for bad in ["", "..", "a/b", "A", "a b", &"a".repeat(41)] {
+            assert!(!is_session(bad), "{bad:?}");
+        }
+        assert!(is_session("0f-3a"));
+    }
+
+    #[test]
+    fn a_command_line_tells_its_node() {
+        let lxcpath = Path::new("/opt/docklet/local/lxc");
+        let id: NodeId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let container = docklet_types::kernel_names::container(id);
+        assert_eq!(node_of_command(&format!("{} helper start", title(lxcpath, &container)), lxcpath), Some(id));
+        assert_eq!(node_of_command(&format!("[lxc monitor] /opt/docklet/local/lxc {container}"), lxcpath), Some(id));
+        assert_eq!(node_of_command(&format!("[lxc monitor] /srv/other/local/lxc {container}"), lxcpath), None);
+        assert_eq!(node_of_command("bash", lxcpath), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! The few btrfs ioctls that the pool needs (linux/btrfs.h).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+const MAGIC: u8 = 0x94;
+pub const SUPER_MAGIC: i64 = 0x9123_683E;
+
+#[repr(C)]
+struct VolArgs {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+#[repr(C)]
+struct QuotaCtl {
+    cmd: u64,
+    status: u64,
+}
+
+#[repr(C)]
+struct QgroupCreate {
+    create: u64,
+    id: u64,
+}
+
+#[repr(C)]
+struct QgroupLimit {
+    id: u64,
+    flags: u64,
+    max_referenced: u64,
+    max_exclusive: u64,
+    reserved_referenced: u64,
+    reserved_exclusive: u64,
+}
+
+#[repr(C)]
+struct InodeLookup {
+    tree: u64,
+    object: u64,
+    name: [u8; 4080],
+}
+
+nix::ioctl_write_ptr!(subvol_create, MAGIC, 14, VolArgs);
+nix::ioctl_write_ptr!(snap_destroy, MAGIC, 15, VolArgs);
+nix::ioctl_readwrite!(ino_lookup, MAGIC, 18, InodeLookup);
+nix::ioctl_readwrite!(quota_ctl, MAGIC, 40, QuotaCtl);
+nix::ioctl_write_ptr!(qgroup_create, MAGIC, 42, QgroupCreate);
+nix::ioctl_read!(qgroup_limit, MAGIC, 43, QgroupLimit);
+
+const QUOTA_ENABLE: u64 = 1;
+/// Since Linux 6.7: counts each extent for the subvolume that wrote it, at a fraction of the cost.
+const QUOTA_ENABLE_SIMPLE: u64 = 4;
+const LIMIT_REFERENCED: u64 = 1;
+/// The tree's own root directory (BTRFS_FIRST_FREE_OBJECTID).
+const ROOT_OBJECT: u64 = 256;
+
+fn volume(name: &str) -> io::Result<VolArgs> {
+    let mut args = VolArgs { fd: 0, name: [0; 4088] };
+    // One byte stays zero: the name is a C string.
+    if name.len() >= args.name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    args.name[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(args)
+}
+
+/// Makes a subvolume `name` in the directory; already there is success.
+pub fn create_subvolume(directory: &File, name: &str) -> io::Result<()> {
+    let args = volume(name)?;
+    // SAFETY: the argument is the structure that the request is defined with.
+    match unsafe { subvol_create(directory.as_raw_fd(), &raw const args) } {
+        Err(nix::errno::Errno::EEXIST) | Ok(_) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Removes the subvolume with all that is in it; the space is freed in the background.
+pub fn destroy_subvolume(directory: &File, name: &str) -> io::Result<()> {
+    let args = volume(name)?;
+    // SAFETY: as above.
+    match unsafe { snap_destroy(directory.as_raw_fd(), &raw const args) } {
+        Err(nix::errno::Errno::ENOENT) | Ok(_) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The number of the subvolume that an open directory lies in.
+pub fn subvolume_id(directory: &File) -> io::Result<u64> {
+    let mut args = InodeLookup { tree: 0, object: ROOT_OBJECT, name: [0; 4080] };
+    // SAFETY: as above.
+    unsafe { ino_lookup(directory.as_raw_fd(), &raw mut args) }?;
+    Ok(args.tree)
+}
+
+/// Turns on accounting; already on is success.
+pub fn enable_quota(root: &File) -> io::Result<()> {
+    for cmd in [QUOTA_ENABLE_SIMPLE, QUOTA_ENABLE] {
+        let mut args = QuotaCtl { cmd, status: 0 };
+        // SAFETY: as above.
+        match unsafe { quota_ctl(root.as_raw_fd(), &raw mut args) } {
+            Ok(_) | Err(nix::errno::Errno::EEXIST) => return Ok(()),
+            // An older kernel does not know the simple kind.
+            Err(nix::errno::Errno::EINVAL) if cmd == QUOTA_ENABLE_SIMPLE => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Limits what the subvolume of an open directory may hold.
+pub fn limit(directory: &File, bytes: u64) -> io::Result<()> {
+    // Id 0 is the subvolume's own group.
+    let mut args = QgroupLimit { id: 0, flags: LIMIT_REFERENCED, max_referenced: bytes, max_exclusive: 0, reserved_referenced: 0, reserved_exclusive: 0 };
+    // SAFETY: the kernel only reads the structure, whatever the request's number says.
+    unsafe { qgroup_limit(directory.as_raw_fd(), &raw mut args) }?;
+    Ok(())
+}
+
+/// Removes the accounting group of a subvolume that is gone. `false`: it is not gone from the disk yet.
+pub fn remove_group(root: &File, id: u64) -> io::Result<bool> {
+    let args = QgroupCreate { create: 0, id };
+    // SAFETY: as above.
+    match unsafe { qgroup_create(root.as_raw_fd(), &raw const args) } {
+        Ok(_) | Err(nix::errno::Errno::ENOENT) => Ok(true),
+        Err(nix::errno::Errno::EBUSY) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+const _: () = assert!(size_of::<VolArgs>() == 4096 && size_of::<InodeLookup>() == 4096 && size_of::<QgroupLimit>() == 48);

@@ -1,0 +1,248 @@
+//! Control groups, version 1 and 2: a node's limits as liblxc keys, and what a node may leave behind.
+
+use docklet_types::size::Size;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::proc::Process;
+use super::sys;
+
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// The scheduler's period that quotas are given for, in µs: the kernel's default.
+const PERIOD_US: u64 = 100_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Controllers in hierarchies of their own (with or without an empty unified one beside them).
+    V1,
+    V2,
+}
+
+impl Version {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+/// What this machine has.
+pub fn version() -> Version {
+    if sys::fs_magic(Path::new("/sys/fs/cgroup")).is_ok_and(|m| m == CGROUP2_MAGIC) { Version::V2 } else { Version::V1 }
+}
+
+/// Which optional files the kernel has; limits are only set where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    pub version: Version,
+    /// Version 1: swap is accounted for.
+    pub memsw: bool,
+    /// An io weight can be set (`blkio.bfq.weight`, `io.weight`).
+    pub io_weight: bool,
+}
+
+/// The features of this machine, looked up once.
+pub fn features() -> Features {
+    static FEATURES: OnceLock<Features> = OnceLock::new();
+    *FEATURES.get_or_init(|| match version() {
+        Version::V1 => Features {
+            version: Version::V1,
+            memsw: Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+            io_weight: Path::new("/sys/fs/cgroup/blkio/blkio.bfq.weight").exists(),
+        },
+        Version::V2 => {
+            let io = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|c| c.split_whitespace().any(|c| c == "io"));
+            Features { version: Version::V2, memsw: true, io_weight: io }
+        }
+    })
+}
+
+/// How many processes and threads a node may have: four per MiB of memory, so that the kernel's own memory for them
+/// (some 16 KiB each) stays far below the node's.
+fn pids(size: &Size) -> u64 {
+    u64::from(size.memory_mib).saturating_mul(4).clamp(1024, 65_536)
+}
+
+/// liblxc keys that hold a node to its size. Swap is off: a node that swaps slows its neighbours.
+pub fn limits(size: &Size, features: Features) -> Vec<(String, String)> {
+    let memory = u64::from(size.memory_mib) << 20;
+    let millis = u64::from(size.cpu.millis());
+    let quota = (millis * PERIOD_US / 1000).max(1000);
+    let mut keys: Vec<(&str, String)> = Vec::new();
+    match features.version {
+        Version::V1 => {
+            keys.push(("lxc.cgroup.memory.limit_in_bytes", memory.to_string()));
+            if features.memsw {
+                keys.push(("lxc.cgroup.memory.memsw.limit_in_bytes", memory.to_string()));
+            }
+            keys.push(("lxc.cgroup.cpu.cfs_period_us", PERIOD_US.to_string()));
+            keys.push(("lxc.cgroup.cpu.cfs_quota_us", quota.to_string()));
+            keys.push(("lxc.cgroup.cpu.shares", (millis * 1024 / 1000).clamp(2, 262_144).to_string()));
+            keys.push(("lxc.cgroup.pids.max", pids(size).to_string()));
+            if features.io_weight {
+                keys.push(("lxc.cgroup.blkio.bfq.weight", "100".to_owned()));
+            }
+        }
+        Version::V2 => {
+            keys.push(("lxc.cgroup2.memory.max", memory.to_string()));
+            keys.push(("lxc.cgroup2.memory.swap.max", "0".to_owned()));
+            keys.push(("lxc.cgroup2.memory.oom.group", "0".to_owned()));
+            keys.push(("lxc.cgroup2.cpu.max", format!("{quota} {PERIOD_US}")));
+            // 100 is one CPU, as a share of 1024 is in version 1.
+            keys.push(("lxc.cgroup2.cpu.weight", (millis / 10).clamp(1, 10_000).to_string()));
+            keys.push(("lxc.cgroup2.pids.max", pids(size).to_string()));
+            if features.io_weight {
+                keys.push(("lxc.cgroup2.io.weight", "100".to_owned()));
+            }
+        }
+    }
+    keys.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// Where cgroup hierarchies are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let kind = right.split(' ').next()?;
+            let target = left.split(' ').nth(4)?;
+            matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(target))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The container of a cgroup directory that liblxc made: `lxc.payload.<name>` or `lxc.monitor.<name>`, where a number
+/// may follow when the plain name was taken.
+fn container_of(directory: &str) -> Option<&str> {
+    let name = directory.strip_prefix("lxc.payload.").or_else(|| directory.strip_prefix("lxc.monitor."))?;
+    // `dk-` and 32 digits: what is longer carries liblxc's number.
+    Some(name.get(..35).unwrap_or(name))
+}
+
+/// The containers' cgroups: directory and container name.
+pub fn all() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for root in hierarchies() {
+        for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(container) = container_of(&name).filter(|c| c.starts_with(docklet_types::kernel_names::CONTAINER_PREFIX)) {
+                found.push((entry.path(), container.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// The cgroups of one container. Looks for its names instead of listing all: there may be a thousand others.
+fn of(container: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for root in hierarchies() {
+        for kind in ["lxc.payload", "lxc.monitor"] {
+            let plain = root.join(format!("{kind}.{container}"));
+            if plain.exists() {
+                found.push(plain);
+            }
+            // liblxc counts up from 1 when the name is taken.
+            for n in 1.. {
+                let numbered = root.join(format!("{kind}.{container}-{n}"));
+                if !numbered.exists() {
+                    break;
+                }
+                found.push(numbered);
+            }
+        }
+    }
+    found
+}
+
+/// Process ids in a cgroup and below it.
+fn members(directory: &Path) -> Vec<i32> {
+    let mut pids: Vec<i32> =
+        fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|l| l.parse().ok()).collect();
+    for child in children(directory) {
+        pids.extend(members(&child));
+    }
+    pids
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Removes a cgroup and everything below it; already gone is success.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    for child in children(directory) {
+        remove_tree(&child)?;
+    }
+    match fs::remove_dir(directory) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Kills what is left in the container's cgroups and removes them. Normally liblxc's monitor has done so already.
+pub fn clear(container: &str) -> io::Result<()> {
+    let mut last = Ok(());
+    // A dying process keeps its cgroup busy for a moment.
+    for attempt in 0..100 {
+        let directories = of(container);
+        if directories.is_empty() {
+            return Ok(());
+        }
+        last = Ok(());
+        for directory in &directories {
+            for process in members(directory).into_iter().filter_map(Process::current) {
+                process.kill(0)?;
+            }
+            if let Err(e) = remove_tree(directory) {
+                last = Err(e);
+            }
+        }
+        if last.is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(if attempt < 20 { 2 } else { 20 }));
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(keys: &[(String, String)], key: &str) -> Option<String> {
+        keys.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone())
+    }
+
+    #[test]
+    fn a_size_becomes_limits_of_both_versions() {
+        let size = Size::new(0.5, 256, 1024).unwrap();
+        let one = limits(&size, Features { version: Version::V1, memsw: true, io_weight: false });
+        assert_eq!(value(&one, "lxc.cgroup.cpu.cfs_quota_us").as_deref(), Some("50000"));
+        assert_eq!(value(&one, "lxc.cgroup.memory.memsw.limit_in_bytes").as_deref(), Some("268435456"));
+        let two = limits(&size, Features { version: Version::V2, memsw: true, io_weight: true });
+        assert_eq!(value(&two, "lxc.cgroup2.cpu.max").as_deref(), Some("50000 100000"));
+        assert_eq!(value(&two, "lxc.cgroup2.memory.swap.max").as_deref(), Some("0"));
+        assert!(one.iter().all(|(k, _)| k.starts_with("lxc.cgroup.")));
+        assert!(two.iter().all(|(k, _)| k.starts_with("lxc.cgroup2.")));
+    }
+
+    #[test]
+    fn a_cgroup_tells_its_container() {
+        let name = "dk-0123456789abcdef0123456789abcdef";
+        assert_eq!(container_of(&format!("lxc.payload.{name}")), Some(name));
+        assert_eq!(container_of(&format!("lxc.monitor.{name}-1")), Some(name));
+        assert_eq!(container_of("lxc.payload.web"), Some("web"));
+        assert_eq!(container_of("system.slice"), None);
+    }
+}

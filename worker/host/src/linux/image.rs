@@ -1,0 +1,163 @@
+//! Images: OCI layouts in the shared directory, unpacked layers on this host.
+//!
+//! A layer is unpacked once, under its digest, into a temporary directory that is renamed when it is whole; so what
+//! stands under `layers/` is complete. A manifest that was checked is copied to `manifests/`, so that nodes start
+//! without the shared directory.
+
+mod layout;
+mod pack;
+mod unpack;
+
+pub use pack::{PackError, pack};
+
+use docklet_types::image::{Digest, ImageRef};
+use docklet_types::paths::Paths;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+use crate::reason::failed;
+use crate::{HostError, Result};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("there is no image layout at {0}")]
+    NoLayout(PathBuf),
+    #[error("{what} of {path} is not understood")]
+    Format {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the image has no version {0}")]
+    NoVersion(Digest),
+    #[error("a blob's digest is {0:?}, which is no sha256")]
+    DigestKind(String),
+    #[error("blob {wanted} is damaged: its content has the digest {found}")]
+    Damaged { wanted: Digest, found: String },
+    #[error("a layer has the unknown type {0:?}")]
+    LayerType(String),
+    #[error("could not {what}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the archive names {0:?}, which leads out of it")]
+    Escape(PathBuf),
+}
+
+pub(crate) trait Attempt<T> {
+    fn attempting(self, what: impl FnOnce() -> String) -> std::result::Result<T, ImageError>;
+}
+
+impl<T, E: Into<io::Error>> Attempt<T> for std::result::Result<T, E> {
+    fn attempting(self, what: impl FnOnce() -> String) -> std::result::Result<T, ImageError> {
+        self.map_err(|e| ImageError::Io { what: what(), source: e.into() })
+    }
+}
+
+/// The unpacked images of this host.
+pub struct ImageStore {
+    paths: Paths,
+    /// One lock per image version, so that concurrent nodes unpack it once.
+    busy: parking_lot::Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+}
+
+impl ImageStore {
+    pub fn new(paths: Paths) -> Self {
+        Self { paths, busy: parking_lot::Mutex::default() }
+    }
+
+    /// Unpacks the image where it is not yet.
+    pub async fn ensure(&self, image: &ImageRef) -> Result<()> {
+        let lock = Arc::clone(self.busy.lock().entry(image.digest.clone()).or_default());
+        let _alone = lock.lock().await;
+        let (paths, image) = (self.paths.clone(), image.clone());
+        let name = image.name.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let layout = paths.image_layout(&image.name);
+            unpack_image(&layout, &image.digest, &paths.unpacked_images())
+        });
+        match done.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e @ (ImageError::NoLayout(_) | ImageError::NoVersion(_)))) => Err(failed("image_missing", &format!("Image {name} is not available on this host"), &e)),
+            Ok(Err(e)) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
+            Err(e) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
+        }
+    }
+
+    /// The unpacked layers of an image, lowest first.
+    pub fn layers(&self, image: &ImageRef) -> Result<Vec<PathBuf>> {
+        let root = self.paths.unpacked_images();
+        layers(&root, &image.digest)
+            .ok_or_else(|| HostError::new("image_missing", format!("Image {} is not unpacked on this host.", image.name)))
+    }
+}
+
+fn manifest_copy(root: &Path, digest: &Digest) -> PathBuf {
+    root.join("manifests").join(format!("{}.json", digest.hex()))
+}
+
+fn layer_directory(root: &Path, digest: &Digest) -> PathBuf {
+    root.join("layers").join(digest.hex())
+}
+
+/// The directories of an image that is wholly unpacked.
+fn layers(root: &Path, digest: &Digest) -> Option<Vec<PathBuf>> {
+    let manifest = layout::parse_manifest(&fs::read(manifest_copy(root, digest)).ok()?).ok()?;
+    let directories: Vec<PathBuf> = manifest.iter().map(|l| layer_directory(root, &l.digest)).collect();
+    directories.iter().all(|d| d.is_dir()).then_some(directories)
+}
+
+/// Unpacks one version of an image under `root`. Safe to call again, and after a call that was cut short.
+///
+/// # Errors
+/// What of the layout is missing, damaged or refused, or what could not be written.
+pub fn unpack_image(layout: &Path, digest: &Digest, root: &Path) -> std::result::Result<(), ImageError> {
+    if layers(root, digest).is_some() {
+        return Ok(());
+    }
+    let manifest = layout::read_manifest(layout, digest)?;
+    // Layers hold set-user-id programs: nobody but root may walk in.
+    for directory in [root.to_path_buf(), root.join("layers"), root.join("manifests"), root.join("partial")] {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).attempting(|| format!("make {}", directory.display()))?;
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).attempting(|| format!("close {}", root.display()))?;
+    for layer in layout::parse_manifest(&manifest).map_err(|source| ImageError::Format { what: "the manifest", path: layout.to_path_buf(), source })? {
+        let target = layer_directory(root, &layer.digest);
+        if target.is_dir() {
+            continue;
+        }
+        let partial = root.join("partial").join(layer.digest.hex());
+        clear(&partial)?;
+        fs::DirBuilder::new().mode(0o755).create(&partial).attempting(|| format!("make {}", partial.display()))?;
+        if let Err(e) = unpack::layer(layout, &layer, &partial) {
+            // The disk may be full: leave nothing of it.
+            let _ = clear(&partial);
+            return Err(e);
+        }
+        fs::rename(&partial, &target).attempting(|| format!("rename {}", partial.display()))?;
+    }
+    let copy = manifest_copy(root, digest);
+    let partial = copy.with_extension("new");
+    fs::write(&partial, &manifest).attempting(|| format!("write {}", partial.display()))?;
+    fs::rename(&partial, &copy).attempting(|| format!("rename {}", partial.display()))
+}
+
+/// Removes what an interrupted unpacking left. Called when no unpacking runs.
+pub fn clear_partial(root: &Path) -> std::result::Result<(), ImageError> {
+    clear(&root.join("partial"))
+}
+
+fn clear(directory: &Path) -> std::result::Result<(), ImageError> {
+    match fs::remove_dir_all(directory) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).attempting(|| format!("remove {}", directory.display())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,131 @@
+//! A host to test on, with plans that fit it.
+
+use docklet_types::id::{IdRange, NodeId, VclusterId};
+use docklet_types::image::ImageRef;
+use docklet_types::net::{Mac, Subnet};
+use docklet_types::plan::{Network, NodePlan, Peer, VclusterPlan};
+use docklet_types::size::Size;
+use docklet_types::spec::{SshKeyPair, VclusterKeys, Wanted};
+use docklet_worker_host::{Access, Containers, Disks, Host, Images, Machine, Networks, Owner};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+pub const READY: Duration = Duration::from_secs(30);
+
+/// A host and how a second worker would see it.
+pub struct World {
+    pub host: Arc<dyn Everything>,
+    pub image: ImageRef,
+    pub net: Subnet,
+    /// A handle with nothing remembered, as after the worker was killed.
+    pub restarted: Box<dyn Fn() -> Arc<dyn Everything> + Send + Sync>,
+    /// Undoes the world; runs also when a test fails.
+    pub end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// `Host` is not usable as a trait object with its blanket implementation alone.
+pub trait Everything: Images + Disks + Networks + Containers + Access + Machine {}
+impl<T: Host> Everything for T {}
+
+fn key(name: &str) -> SshKeyPair {
+    SshKeyPair { private: format!("private key of {name}"), public: format!("ssh-ed25519 AAAA{name} {name}") }
+}
+
+pub fn vcluster(net: Subnet, index: usize) -> VclusterPlan {
+    let subnet = net.split(26).nth(index).expect("the network has room");
+    VclusterPlan {
+        id: VclusterId::from_uuid(Uuid::now_v7()),
+        owner: "alice".parse().unwrap(),
+        name: "demo".parse().unwrap(),
+        generation: 1,
+        wanted: Wanted::Running,
+        range: IdRange::new(7).unwrap(),
+        network: Network { subnet, vni: 100 + index as u32 },
+        peers: Vec::new(),
+        keys: VclusterKeys { user: key("user"), host: key("host") },
+    }
+}
+
+pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan {
+    let id = NodeId::from_uuid(Uuid::now_v7());
+    NodePlan {
+        id,
+        vcluster: vcluster.id,
+        owner: vcluster.owner.clone(),
+        name: docklet_types::name::NodeName::numbered(number),
+        generation: 1,
+        wanted: Wanted::Running,
+        attempt: 0,
+        image: image.clone(),
+        size: Size::new(1.0, 256, 256).unwrap(),
+        range: vcluster.range,
+        ip: vcluster.network.subnet.node_addresses().nth(number as usize - 1).unwrap(),
+        mac: Mac::of_node(id),
+    }
+}
+
+/// A vcluster with so many nodes, none of them made yet.
+pub fn cluster(world: &World, index: usize, count: u32) -> (VclusterPlan, Vec<NodePlan>) {
+    let mut vcluster = vcluster(world.net, index);
+    let nodes: Vec<NodePlan> = (1..=count).map(|n| node(&vcluster, n, &world.image)).collect();
+    let host: docklet_types::name::HostName = "here".parse().unwrap();
+    vcluster.peers = nodes.iter().map(|n| Peer { name: n.name.clone(), ip: n.ip, mac: n.mac, host: host.clone() }).collect();
+    (vcluster, nodes)
+}
+
+impl World {
+    /// Everything up to a ready node.
+    pub async fn bring_up(&self, vcluster: &VclusterPlan, node: &NodePlan) -> i32 {
+        self.make(vcluster, node).await;
+        let pid = self.host.start(node, vcluster).await.unwrap();
+        self.host.wait_ready(node.id, READY).await.unwrap();
+        pid
+    }
+
+    /// Everything a node needs before it is started.
+    pub async fn make(&self, vcluster: &VclusterPlan, node: &NodePlan) {
+        self.host.ensure_image(&node.image).await.unwrap();
+        self.host.ensure_vcluster(vcluster).await.unwrap();
+        self.host.ensure_disk(node, vcluster).await.unwrap();
+        self.host.ensure_port(node).await.unwrap();
+    }
+
+    pub async fn take_down(&self, vcluster: &VclusterPlan, nodes: &[NodePlan]) {
+        for node in nodes {
+            self.host.stop(node.id, Duration::ZERO).await.unwrap();
+            self.host.remove_port(node.id).await.unwrap();
+            self.host.remove_disk(node.id).await.unwrap();
+        }
+        self.host.remove_vcluster(vcluster.id).await.unwrap();
+    }
+
+    /// The audit: nothing is there but what belongs to the host as such.
+    pub async fn assert_clean(&self) {
+        let left: Vec<_> = self.host.inventory().await.unwrap().into_iter().filter(|o| o.owner != Owner::Host).collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+        let observed = self.host.observe().await.unwrap();
+        assert!(observed.nodes.is_empty() && observed.vclusters.is_empty(), "{observed:?}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            // A thread of its own: the test's runtime may be the one that is unwinding.
+            let ended = std::thread::spawn(move || tokio::runtime::Runtime::new().unwrap().block_on(end)).join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the world could not be undone");
+        }
+    }
+}
+
+/// Waits for a condition; fails the test after ten seconds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
