@@ -12,6 +12,8 @@ pub mod operations;
 pub mod sessions;
 pub mod users;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
@@ -97,7 +99,11 @@ impl Db {
     /// See [`OpenError`].
     pub async fn open_file(path: &Path) -> Result<Self, OpenError> {
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)
+            // Hashes of passwords and tokens lie there.
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
                 .map_err(|source| OpenError::Directory { path: directory.display().to_string(), source })?;
         }
         Self::open_url(&format!("sqlite://{}?mode=rwc", path.display())).await

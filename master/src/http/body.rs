@@ -25,7 +25,7 @@ pub struct Json<T> {
 }
 
 /// # Errors
-/// `malformed_body` where it is no JSON; `invalid` with the field where it is JSON of another shape.
+/// `malformed_body` where it is no JSON, and where it is JSON of another shape: then with the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let malformed = |e: &serde_json::Error| ApiError::new(Code::MalformedBody, format!("The body is not JSON: {e}."));
@@ -39,7 +39,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let text = inner.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(before, _)| before).to_owned();
         let field = unknown_or_missing(&text).unwrap_or_else(|| if path == "." { String::new() } else { path });
-        let problem = ApiError::new(Code::Invalid, format!("{text}."));
+        let problem = ApiError::new(Code::MalformedBody, format!("The body is not of the expected shape: {text}."));
         if field.is_empty() { problem } else { problem.at(field) }
     })?;
     json.end().map_err(|e| malformed(&e))?;
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(problem("{").0, Code::MalformedBody);
         assert_eq!(problem("").0, Code::MalformedBody);
         assert_eq!(problem(r#"{"name":"a","nodes":1} x"#).0, Code::MalformedBody);
-        assert_eq!(problem("[]").0, Code::Invalid);
+        assert_eq!(problem("[]").0, Code::MalformedBody);
         let cases = [
             (r#"{"name":"a","nodes":"three"}"#, "nodes"),
             (r#"{"name":"a","nodes":1.5}"#, "nodes"),
@@ -101,7 +101,7 @@ mod tests {
         ];
         for (text, field) in cases {
             let (code, at, detail) = problem(text);
-            assert_eq!((code, at.as_deref()), (Code::Invalid, Some(field)), "{text}: {detail}");
+            assert_eq!((code, at.as_deref()), (Code::MalformedBody, Some(field)), "{text}: {detail}");
             assert!(!detail.contains("at line"), "{detail}");
         }
     }

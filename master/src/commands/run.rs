@@ -1,0 +1,151 @@
+//! `docklet-master run`: the master itself.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use docklet_daemon::config::Loaded;
+use docklet_daemon::{Program, Ready};
+use docklet_master_db::{Db, DbError, OpenError};
+use docklet_store::etcd::{ConnectError, EtcdStore};
+use docklet_types::config::Config;
+use docklet_types::paths::Paths;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, Outcome};
+use crate::assembly::{Assembly, AssemblyError};
+use crate::etcd::{EtcdError, LocalEtcd};
+use crate::http::problem::chain;
+use crate::http::server;
+use crate::proxy::agent::AgentClient;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// Why the master does not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error("cannot start threads")]
+    Runtime(#[source] io::Error),
+    #[error("cannot listen on {address} (PROXY_IP and PROXY_PORT in the configuration)")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("nothing is set up here yet; `docklet-master init` does it")]
+    NotSetUp,
+    #[error(transparent)]
+    Etcd(EtcdError),
+    #[error("cannot connect to etcd")]
+    Connect(#[source] ConnectError),
+    #[error(transparent)]
+    Database(OpenError),
+    #[error(transparent)]
+    Accounts(DbError),
+    #[error(transparent)]
+    Assembly(AssemblyError),
+    #[error("the server ended")]
+    Serve(#[source] io::Error),
+}
+
+/// Takes the public port.
+pub(super) fn listen(config: &Config) -> Result<TcpListener, RunError> {
+    let address = SocketAddr::new(config.proxy_ip, config.proxy_port);
+    let open = || {
+        let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    open().map_err(|source| RunError::Listen { address, source })
+}
+
+/// Opens the configured database.
+pub(super) async fn open_database(config: &Config, paths: &Paths) -> Result<Db, RunError> {
+    match &config.database_url {
+        Some(url) => Db::open_url(url).await,
+        None => Db::open_file(&paths.database()).await,
+    }
+    .map_err(RunError::Database)
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    // Two providers are linked in; without a choice the first TLS connection panics. A second choice changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)
+}
+
+pub(super) fn run(program: &Program, loaded: &Loaded, paths: &Paths) -> Outcome {
+    let ready = program.enter(loaded.config.log_level).map_err(|e| Failure::of(&e))?;
+    let done = runtime().and_then(|runtime| runtime.block_on(serve(ready, &loaded.config, paths)));
+    done.map(|()| String::new()).map_err(|error| {
+        tracing::error!(error = chain(&error), "cannot run");
+        Failure::of(&error)
+    })
+}
+
+async fn serve(mut ready: Ready, config: &Config, paths: &Paths) -> Result<(), RunError> {
+    // First what fails fast and concerns others: the port.
+    let listener = listen(config)?;
+    if config.database_url.is_none() && !paths.database().exists() {
+        return Err(RunError::NotSetUp);
+    }
+    let db = open_database(config, paths).await?;
+    if db.users().await.map_err(RunError::Accounts)?.is_empty() {
+        return Err(RunError::NotSetUp);
+    }
+    let mut ended = Signals::listen().map_err(RunError::Runtime)?;
+    let etcd = LocalEtcd::ensure(config, paths).await.map_err(RunError::Etcd)?;
+    let served = until_told(&mut ready, &mut ended, config, paths, db.clone(), listener, &etcd).await;
+    ready.stopping();
+    etcd.stop().await;
+    db.close().await;
+    tracing::info!("stopped");
+    served
+}
+
+async fn until_told(
+    ready: &mut Ready,
+    ended: &mut Signals,
+    config: &Config,
+    paths: &Paths,
+    db: Db,
+    listener: TcpListener,
+    etcd: &LocalEtcd,
+) -> Result<(), RunError> {
+    let store = Arc::new(EtcdStore::connect(etcd.address()).await.map_err(RunError::Connect)?);
+    let access = Arc::new(AgentClient::new(paths.worker_socket()));
+    let assembly = Assembly::start(config, db, store, access).await.map_err(RunError::Assembly)?;
+    let address = listener.local_addr().map_err(RunError::Serve)?;
+    let server = server::serve(assembly.parts.clone(), listener).map_err(RunError::Serve)?;
+    let handle = server.handle();
+    tracing::info!(%address, portal = config.portal_url, version = env!("CARGO_PKG_VERSION"), "serving");
+    ready.ready();
+    let mut server = tokio::spawn(server);
+    let done = tokio::select! {
+        done = &mut server => done.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(RunError::Serve),
+        () = ended.wait() => {
+            tracing::info!("told to stop");
+            handle.stop(true).await;
+            Ok(())
+        }
+    };
+    assembly.stop().await;
+    done
+}
+
+/// The signals that end the master in good order.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
