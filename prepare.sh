@@ -8,10 +8,11 @@
 #   --image small|base|full|none     which image to have (default: base); see basefs/README.md
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-readonly ROOT
 # shellcheck source=tools/lib.sh
-. "$ROOT/tools/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/tools/lib.sh"
+# shellcheck source=tools/lib-build.sh
+. "$DOCKLET_ROOT/tools/lib-build.sh"
+readonly ROOT=$DOCKLET_ROOT
 
 readonly BIN=/usr/local/bin
 readonly PROGRAMS=(docklet docklet-master docklet-worker docklet-bench)
@@ -28,9 +29,6 @@ readonly BUILD_PACKAGES=(
   protobuf-compiler
 )
 readonly TEST_PACKAGES=(chromium iputils-ping python3 shellcheck sqlite3)
-
-# The oldest Node.js that bundles the portal's front end; the browser tests want what web/package.json says.
-readonly NODE_MAJOR=18
 
 MODE=prepare
 START=no
@@ -80,106 +78,6 @@ wanted_packages() {
 
 missing_packages() {
   comm -23 <(wanted_packages | sort -u) <(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u)
-}
-
-node_major() {
-  local version
-  version=$(node --version 2>/dev/null) || return 1
-  version=${version#v}
-  printf '%s\n' "${version%%.*}"
-}
-
-wanted_rust() {
-  sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml"
-}
-
-# Who builds: the owner of the checkout where that is who called sudo, so that target/ stays theirs; else root.
-builder() {
-  if [[ -n ${SUDO_USER-} && $SUDO_USER != root && $(stat -c %U "$ROOT") == "$SUDO_USER" ]]; then
-    printf '%s\n' "$SUDO_USER"
-  else
-    printf 'root\n'
-  fi
-}
-
-home_of() { getent passwd "$1" | cut -d: -f6; }
-
-# Directories that may hold cargo: sudo takes a user's own out of PATH.
-cargo_homes() {
-  if [[ -n ${SUDO_USER-} ]]; then printf '%s/.cargo\n' "$(home_of "$SUDO_USER")"; fi
-  printf '%s\n' "${CARGO_HOME:-$HOME/.cargo}" /root/.cargo /usr/local/cargo
-}
-
-# Prints `DIRECTORY HOME-OF-TOOLCHAINS` of the first cargo there is; the second is empty where it is not rustup's.
-find_cargo() {
-  local home
-  if command -v cargo >/dev/null; then
-    home=$(dirname "$(command -v cargo)")
-    printf '%s|%s\n' "$home" "$(toolchains_beside "${home%/bin}")"
-    return
-  fi
-  while read -r home; do
-    if [[ -x $home/bin/cargo ]]; then
-      printf '%s|%s\n' "$home/bin" "$(toolchains_beside "$home")"
-      return
-    fi
-  done < <(cargo_homes)
-  return 1
-}
-
-toolchains_beside() {
-  local candidate
-  for candidate in "${RUSTUP_HOME-}" "${1%/.cargo}/.rustup" "${1%/cargo}/rustup"; do
-    if [[ -n $candidate && -d $candidate/toolchains ]]; then
-      printf '%s\n' "$candidate"
-      return
-    fi
-  done
-}
-
-# as_builder COMMAND…: in the checkout, with the Rust that was found.
-as_builder() {
-  local found user environment
-  user=$(builder)
-  found=$(find_cargo) || found='|'
-  environment=("PATH=${found%%|*}:/usr/local/bin:/usr/bin:/bin:$PATH" "HOME=$(home_of "$user")")
-  if [[ -n ${found#*|} ]]; then environment+=("RUSTUP_HOME=${found#*|}"); fi
-  if [[ $user == root ]]; then
-    env "${environment[@]}" "$@"
-  else
-    runuser -u "$user" -- env "${environment[@]}" "$@"
-  fi
-}
-
-rust_version() {
-  find_cargo >/dev/null || return 1
-  as_builder rustc --version 2>/dev/null | awk '{ print $2 }'
-}
-
-# version_at_least HAVE WANT
-version_at_least() {
-  [[ $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]
-}
-
-rust_problem() {
-  local have want
-  want=$(wanted_rust)
-  have=$(rust_version) || have=
-  if [[ -z $have ]]; then
-    say "Rust is missing: install $want or newer with rustup (https://rustup.rs), as this user or as root, then run this again"
-  elif ! version_at_least "$have" "$want"; then
-    say "Rust $have is too old: Docklet needs $want or newer; with rustup: rustup update stable"
-  fi
-}
-
-node_problem() {
-  local have
-  have=$(node_major) || have=
-  if [[ -z $have ]]; then
-    say "Node.js is missing: ./prepare.sh --deps installs it"
-  elif ((have < NODE_MAJOR)); then
-    say "Node.js $have is too old: the portal's front end is built with $NODE_MAJOR or newer"
-  fi
 }
 
 image_layout() { printf '%s/global/images/%s\n' "$(fs_prefix)" "$1"; }

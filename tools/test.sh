@@ -1,0 +1,96 @@
+#!/bin/bash
+# Runs every test there is. What fails does not keep the rest from running; the last lines say how each part went.
+#
+#   sudo tools/test.sh                 everything
+#   sudo tools/test.sh PART…           only these: shell lint rust docs end-to-end
+#
+# The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
+# a Docklet that runs here alone; the end-to-end tests bring up a second one.
+set -euo pipefail
+
+# shellcheck source=tools/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=tools/lib-build.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
+cd "$DOCKLET_ROOT"
+
+readonly PARTS=(shell lint rust docs end-to-end)
+# Of the browser tests' driver.
+readonly TEST_NODE_MAJOR=20
+
+RESULTS=()
+FAILED=0
+
+# Scripts that git knows or would take, by their first line.
+scripts() {
+  git -c safe.directory='*' ls-files --cached --others --exclude-standard |
+    while read -r file; do
+      if [[ -f $file ]] && head -n 1 "$file" | grep -qE '^#!/bin/(ba)?sh|^# shellcheck shell='; then printf '%s\n' "$file"; fi
+    done
+}
+
+test_shell() {
+  local -a files
+  mapfile -t files < <(scripts)
+  say "${#files[@]} scripts"
+  shellcheck --external-sources "${files[@]}"
+}
+
+test_lint() {
+  as_builder cargo clippy --release --workspace --all-targets --locked -- --deny warnings
+}
+
+test_rust() {
+  # As root: what touches the kernel is tested against the kernel.
+  if as_builder cargo nextest --version >/dev/null 2>&1; then
+    as_root_with_rust cargo nextest run --release --workspace --locked --no-fail-fast
+  else
+    as_root_with_rust cargo test --release --workspace --locked --no-fail-fast
+  fi
+}
+
+test_docs() { tools/check-docs.sh; }
+
+test_end_to_end() {
+  local have
+  have=$(node_major)
+  ((have >= TEST_NODE_MAJOR)) || die "the browser tests need Node.js $TEST_NODE_MAJOR, this is $have"
+  if [[ ! tools/e2e/node_modules/.package-lock.json -nt tools/e2e/package-lock.json ]]; then
+    as_builder npm --prefix tools/e2e ci --no-audit --no-fund --loglevel=error
+  fi
+  (cd tools/e2e && node run.mjs)
+}
+
+run_part() {
+  local part=$1 start=$EPOCHREALTIME outcome=passed
+  say
+  say "== $part"
+  # In a shell of its own, so that its `set -e` holds within it.
+  if ! "$BASH" "${BASH_SOURCE[0]}" --inside "$part"; then
+    outcome=FAILED
+    FAILED=$((FAILED + 1))
+  fi
+  RESULTS+=("$(printf '%-12s %-7s %s' "$part" "$outcome" "$(seconds_since "$start")")")
+}
+
+known_part() { printf '%s\n' "${PARTS[@]}" | grep -qxF -- "$1"; }
+
+main() {
+  local part
+  if [[ ${1-} == --inside ]]; then
+    "test_${2//-/_}"
+    return
+  fi
+  for part in "$@"; do
+    known_part "$part" || die "there is no part '$part'; there are ${PARTS[*]}"
+  done
+  require_root
+  ./prepare.sh
+  [[ $# -gt 0 ]] || set -- "${PARTS[@]}"
+  for part in "$@"; do run_part "$part"; done
+  say
+  printf '%s\n' "${RESULTS[@]}"
+  [[ $FAILED -eq 0 ]] || die "$FAILED of $# parts failed"
+}
+
+main "$@"
