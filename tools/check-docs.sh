@@ -11,15 +11,19 @@ set -euo pipefail
 cd "$DOCKLET_ROOT"
 
 FAILED=0
-declare -A HELP
+declare -A HELP TOLD
 
+# Each is told once.
 problem() {
-  printf '%s\n' "$*" >&2
-  FAILED=$((FAILED + 1))
+  if [[ -z ${TOLD[$*]+x} ]]; then
+    TOLD[$*]=yes
+    printf '%s\n' "$*" >&2
+    FAILED=$((FAILED + 1))
+  fi
 }
 
 documents() {
-  git ls-files --cached --others --exclude-standard -- '*.md'
+  git -c safe.directory='*' ls-files --cached --others --exclude-standard -- '*.md'
 }
 
 # ---- Links ----------------------------------------------------------------------------------------------------------
