@@ -4,11 +4,12 @@
 //! stands under `layers/` is complete. A manifest that was checked is copied to `manifests/`, so that nodes start
 //! without the shared directory.
 
+mod base;
 mod layout;
 mod pack;
 mod unpack;
 
-pub use pack::{PackError, pack};
+pub use pack::{PackError, pack, pack_over};
 
 use docklet_types::image::{Digest, ImageRef};
 use docklet_types::paths::Paths;

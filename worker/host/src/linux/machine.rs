@@ -145,6 +145,21 @@ pub fn probe(request: &ProbeRequest) -> Option<String> {
     write().err().map(|e: io::Error| format!("nothing can be written over an image: {e}"))
 }
 
+/// Lets everybody walk to liblxc's directory: it refuses to start a container whose root, who is nobody on the host,
+/// cannot. What lies beside it is closed by its own modes. Directories above the installation are the administrator's:
+/// the first of them that is closed is returned.
+pub fn let_others_search(lxc: &Path, prefix: &Path) -> io::Result<Option<PathBuf>> {
+    use std::os::unix::fs::PermissionsExt;
+    for directory in lxc.ancestors().take_while(|d| d.starts_with(prefix)) {
+        let mode = fs::metadata(directory)?.permissions().mode();
+        if mode & 0o001 == 0 {
+            fs::set_permissions(directory, fs::Permissions::from_mode(mode | 0o011))?;
+        }
+    }
+    let closed = |d: &&Path| fs::metadata(d).is_ok_and(|m| m.permissions().mode() & 0o001 == 0);
+    Ok(prefix.ancestors().skip(1).find(closed).map(Path::to_path_buf))
+}
+
 /// Programs that nodes need on the host.
 pub fn programs() -> Check {
     let missing: Vec<&str> = ["nft", "newuidmap", "newgidmap", "mkfs.btrfs", "blkid"].into_iter().filter(|p| !in_path(p)).collect();

@@ -62,8 +62,13 @@ impl LinuxHost {
             fs::create_dir_all(super::rootfs::STAGE)?;
             fs::write(paths.lxc().join("node.seccomp"), container::SECCOMP)
         };
-        match make() {
-            Ok(()) => machine::ok("directories", format!("{} is in place", paths.local().display())),
+        let open = || machine::let_others_search(&paths.lxc(), paths.prefix());
+        match make().and_then(|()| open()) {
+            Ok(None) => machine::ok("directories", format!("{} is in place", paths.local().display())),
+            Ok(Some(closed)) => {
+                let closed = closed.display();
+                machine::failed("directories", format!("{closed} cannot be searched by others, which liblxc wants for unprivileged nodes: chmod o+x {closed}"))
+            }
             Err(e) => machine::failed("directories", format!("{} could not be set up: {e}", paths.local().display())),
         }
     }

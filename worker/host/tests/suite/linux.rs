@@ -4,6 +4,7 @@ use docklet_types::config::Config;
 use docklet_types::image::ImageRef;
 use docklet_types::net::Subnet;
 use docklet_types::paths::Paths;
+use docklet_types::spec::SshKeyPair;
 use docklet_worker_host::linux::LinuxHost;
 use docklet_worker_host::{Access, Containers, Disks, Machine, Networks, Owner};
 use std::fs::{self, File};
@@ -98,6 +99,15 @@ fn systemd(paths: &Paths) -> ImageRef {
     ImageRef { name: name.parse().unwrap(), digest: newest["digest"].as_str().unwrap().parse().unwrap() }
 }
 
+/// A key pair that sshd takes.
+fn ssh_key(paths: &Paths) -> SshKeyPair {
+    let file = paths.prefix().join("key");
+    let _ = fs::remove_file(&file);
+    let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file).status().unwrap();
+    assert!(made.success());
+    SshKeyPair { private: fs::read_to_string(&file).unwrap(), public: fs::read_to_string(file.with_extension("pub")).unwrap() }
+}
+
 /// Not a pass or fail of speed: prints how long each step took, for ten nodes with systemd (or DOCKLET_TEST_NODES).
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement; needs an image with systemd in /opt/docklet/global/images"]
@@ -109,7 +119,8 @@ async fn measure() {
     world.host.ensure_image(&world.image).await.unwrap();
     println!("image    {:>8.1?}", at.elapsed());
     for round in 0..3 {
-        let (vcluster, nodes) = cluster(&world, 0, count);
+        let (mut vcluster, nodes) = cluster(&world, 0, count);
+        vcluster.keys.host = ssh_key(&linux.paths);
         let vcluster = Arc::new(vcluster);
         let begin = Instant::now();
         host.ensure_vcluster(&vcluster).await.unwrap();

@@ -76,3 +76,9 @@ pub fn read_index(layout: &Path) -> Result<Option<ImageIndex>, ImageError> {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| ImageError::Format { what: "the index", path, source }),
     }
 }
+
+/// The version that new nodes get: the one with a name, which `pack` also puts first.
+pub fn newest(index: &ImageIndex) -> Option<&Descriptor> {
+    let named = |m: &&Descriptor| m.annotations().as_ref().is_some_and(|a| a.contains_key(oci_spec::image::ANNOTATION_REF_NAME));
+    index.manifests().iter().find(named).or_else(|| index.manifests().first())
+}

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use tar::{Builder, EntryType, Header};
 
+use super::base::Base;
 use super::layout;
 use super::{Attempt, ImageError};
 
@@ -50,16 +51,37 @@ impl From<OciSpecError> for PackError {
 /// # Errors
 /// What could not be read or written. The layout is unchanged then, but for blobs that nothing refers to.
 pub fn pack(rootfs: &Path, layout: &Path, name: &str, description: &str) -> Result<Digest, PackError> {
+    make_blobs(layout)?;
+    store(rootfs, Base::default(), layout, name, description)
+}
+
+/// Like [`pack`], but `upper` is the upper directory of an overlay over the newest version in the layout `base`, and
+/// becomes one more layer above those.
+///
+/// # Errors
+/// As for [`pack`], and what of the base is missing or damaged.
+pub fn pack_over(upper: &Path, base: &Path, layout: &Path, name: &str, description: &str) -> Result<Digest, PackError> {
+    make_blobs(layout)?;
+    store(upper, Base::of(base, layout)?, layout, name, description)
+}
+
+fn make_blobs(layout: &Path) -> Result<(), ImageError> {
     let blobs = layout.join("blobs").join("sha256");
-    fs::create_dir_all(&blobs).attempting(|| format!("make {}", blobs.display()))?;
-    let layer = pack_layer(rootfs, layout)?;
+    fs::create_dir_all(&blobs).attempting(|| format!("make {}", blobs.display()))
+}
+
+fn store(tree: &Path, below: Base, layout: &Path, name: &str, description: &str) -> Result<Digest, PackError> {
+    let layer = pack_layer(tree, layout)?;
+    let Base { mut layers, mut diff_ids } = below;
+    layers.push(layer.descriptor);
+    diff_ids.push(layer.diff_id);
     let created = Micros::now().to_string();
     let config = ImageConfigurationBuilder::default()
         .created(created.clone())
         .architecture(Arch::default())
         .os(Os::Linux)
         .config(ConfigBuilder::default().cmd(vec!["/sbin/init".to_owned()]).build()?)
-        .rootfs(RootFsBuilder::default().typ("layers").diff_ids(vec![layer.diff_id.clone()]).build()?)
+        .rootfs(RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build()?)
         .history(Vec::new())
         .build()?;
     let config = write_json(layout, MediaType::ImageConfig, &config)?;
@@ -71,7 +93,7 @@ pub fn pack(rootfs: &Path, layout: &Path, name: &str, description: &str) -> Resu
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageManifest)
         .config(config)
-        .layers(vec![layer.descriptor])
+        .layers(layers)
         .annotations(annotations.clone())
         .build()?;
     let mut descriptor = write_json(layout, MediaType::ImageManifest, &manifest)?;
@@ -99,7 +121,8 @@ fn enter(layout: &Path, newest: Descriptor, name: &str) -> Result<(), PackError>
             old.set_annotations(Some(annotations));
         }
     }
-    manifests.push(newest);
+    // First: readers that know nothing of names take that one.
+    manifests.insert(0, newest);
     let index = ImageIndexBuilder::default().schema_version(SCHEMA_VERSION).media_type(MediaType::ImageIndex).manifests(manifests).build()?;
     let bytes = serde_json::to_vec_pretty(&index).map_err(io::Error::from).attempting(|| "write the index".to_owned())?;
     replace_file(&layout.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -204,6 +227,9 @@ struct Walk {
 impl Walk {
     fn directory(&mut self, tar: &mut Builder<impl Write>, on_disk: &Path, in_archive: &Path) -> Result<(), ImageError> {
         self.item(tar, on_disk, in_archive)?;
+        if is_opaque(on_disk).attempting(|| format!("read {}", on_disk.display()))? {
+            marker(tar, &in_archive.join(OPAQUE)).attempting(|| format!("pack {}", on_disk.display()))?;
+        }
         let reading = || format!("read {}", on_disk.display());
         let mut names: Vec<OsString> =
             fs::read_dir(on_disk).attempting(reading)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>().attempting(reading)?;
@@ -228,6 +254,9 @@ impl Walk {
     fn try_item(&mut self, tar: &mut Builder<impl Write>, on_disk: &Path, in_archive: &Path) -> io::Result<()> {
         let metadata = fs::symlink_metadata(on_disk)?;
         let kind = metadata.file_type();
+        if kind.is_char_device() && metadata.rdev() == 0 {
+            return marker(tar, &whiteout(in_archive));
+        }
         // A node gets its devices from liblxc, and sockets are made by those who listen.
         if kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
             return Ok(());
@@ -264,6 +293,41 @@ impl Walk {
             header.set_size(metadata.len());
             tar.append_data(&mut header, in_archive, File::open(on_disk)?)
         }
+    }
+}
+
+/// In a directory of a layer: nothing of the layers below shows here. OCI image-spec v1.1, layer.md, "Whiteouts".
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// The name under which an archive says that the file is removed.
+fn whiteout(removed: &Path) -> PathBuf {
+    let mut name = OsString::from(".wh.");
+    name.push(removed.file_name().unwrap_or_default());
+    removed.with_file_name(name)
+}
+
+fn marker(tar: &mut Builder<impl Write>, path: &Path) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0);
+    header.set_size(0);
+    tar.append_data(&mut header, path, io::empty())
+}
+
+/// Whether overlayfs shows nothing below this directory of an upper.
+fn is_opaque(directory: &Path) -> io::Result<bool> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    let mut value = [0u8; 4];
+    // SAFETY: two C strings and a buffer with its length.
+    let length = unsafe {
+        libc::lgetxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    match usize::try_from(length) {
+        Ok(length) => Ok(value.get(..length) == Some(b"y")),
+        Err(_) => match io::Error::last_os_error() {
+            e if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(false),
+            e => Err(e),
+        },
     }
 }
 
