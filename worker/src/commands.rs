@@ -72,6 +72,9 @@ enum Command {
         name: ImageName,
         #[arg(long, default_value = "")]
         description: String,
+        /// The image layout that ROOTFS is the upper of an overlay over
+        #[arg(long, value_name = "LAYOUT")]
+        base: Option<PathBuf>,
     },
     /// Unpack an image of the store of images on this host, so that the first node need not wait for it
     ImageUnpack { name: ImageName },
@@ -135,8 +138,12 @@ pub fn main() -> ExitCode {
 fn execute(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::Helper { op } => return Err((exit::USAGE, format!("helper {op}: takes no options"))),
-        Command::ImagePack { rootfs, layout, name, description } => {
-            let digest = image::pack(&rootfs, &layout, name.as_str(), &description).map_err(failed)?;
+        Command::ImagePack { rootfs, layout, name, description, base } => {
+            let digest = match base {
+                Some(base) => image::pack_over(&rootfs, &base, &layout, name.as_str(), &description),
+                None => image::pack(&rootfs, &layout, name.as_str(), &description),
+            }
+            .map_err(failed)?;
             return Ok(digest.to_string());
         }
         _ => {}
