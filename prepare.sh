@@ -6,13 +6,13 @@
 #   sudo ./prepare.sh --deps         only the packages that building, running and testing need
 #   sudo ./prepare.sh --check        changes nothing, says what is missing
 #   --image small|base|full|none     which image to have (default: base); see basefs/README.md
+# shellcheck disable=SC2317 # many functions are called by name
 set -euo pipefail
 
 # shellcheck source=tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/tools/lib.sh"
 # shellcheck source=tools/lib-build.sh
 . "$DOCKLET_ROOT/tools/lib-build.sh"
-readonly ROOT=$DOCKLET_ROOT
 
 readonly BIN=/usr/local/bin
 readonly PROGRAMS=(docklet docklet-master docklet-worker docklet-bench)
@@ -37,7 +37,7 @@ CHANGED_PROGRAMS=()
 MISSING=0
 
 usage() {
-  sed -n -e '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  sed -n -e '2,/^set /{/shellcheck/d;/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
 }
 
 parse() {
@@ -86,11 +86,11 @@ has_image() { [[ -e $(image_layout "$1")/index.json ]]; }
 
 lxcfs_runs() { mountpoint --quiet /var/lib/lxcfs; }
 
-system_exists() { [[ -e $(fs_prefix)/local/master || -e $(fs_prefix)/local/generated_password.txt ]]; }
-
 is_ready() {
-  curl --silent --fail --max-time 2 --output /dev/null "http://127.0.0.1:$(conf_value PROXY_PORT 8000)/readyz" &&
-    "$BIN/docklet-worker" status >/dev/null 2>&1
+  local ip
+  ip=$(conf_value PROXY_IP 0.0.0.0)
+  curl --silent --fail --max-time 2 --output /dev/null "http://${ip/#0.0.0.0/127.0.0.1}:$(conf_value PROXY_PORT 8000)/readyz" &&
+    runs docklet-worker
 }
 
 # ---- Packages -------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ require_toolchains() {
 
 # npm notes what it installed; it is done when that is what the lock file says, and not older.
 install_node_modules() {
-  local web=$ROOT/web
+  local web=$DOCKLET_ROOT/web
   if [[ $web/node_modules/.package-lock.json -nt $web/package-lock.json ]]; then
     return
   fi
@@ -181,9 +181,9 @@ install_node_modules() {
 }
 
 front_end_is_current() {
-  local manifest=$ROOT/web/dist/manifest.json
+  local manifest=$DOCKLET_ROOT/web/dist/manifest.json
   [[ -e $manifest ]] &&
-    [[ -z $(find "$ROOT"/web/{assets-src,templates,src,build.mjs,package-lock.json} -newer "$manifest" -type f -print -quit) ]]
+    [[ -z $(find "$DOCKLET_ROOT"/web/{assets-src,templates,src,build.mjs,package-lock.json} -newer "$manifest" -type f -print -quit) ]]
 }
 
 build_front_end() {
@@ -192,11 +192,11 @@ build_front_end() {
     return
   fi
   install_node_modules
-  timed "front end: bundle" as_builder npm --prefix "$ROOT/web" run --silent build
+  timed "front end: bundle" as_builder npm --prefix "$DOCKLET_ROOT/web" run --silent build
 }
 
 cargo_build() {
-  as_builder cargo build --manifest-path "$ROOT/Cargo.toml" --release --workspace --locked
+  as_builder cargo build --manifest-path "$DOCKLET_ROOT/Cargo.toml" --release --workspace --locked
 }
 
 build_programs() {
@@ -204,7 +204,7 @@ build_programs() {
 }
 
 install_programs() {
-  local name built=${CARGO_TARGET_DIR:-$ROOT/target}/release
+  local name built=${CARGO_TARGET_DIR:-$DOCKLET_ROOT/target}/release
   for name in "${PROGRAMS[@]}"; do
     [[ -x $built/$name ]] || die "the build made no $built/$name"
     if ! cmp --quiet "$built/$name" "$BIN/$name"; then
@@ -242,9 +242,9 @@ install_text() {
 # ---- Configuration, image -------------------------------------------------------------------------------------------
 
 write_configuration() {
-  local file=$ROOT/conf/docklet.conf link=/etc/docklet/docklet.conf
+  local file=$DOCKLET_ROOT/conf/docklet.conf link=/etc/docklet/docklet.conf
   if [[ ! -e $file ]]; then
-    cp "$ROOT/conf/docklet.conf.template" "$file"
+    cp "$DOCKLET_ROOT/conf/docklet.conf.template" "$file"
     say "  configuration: $file made from the template"
   else
     say "  configuration: $file is there"
@@ -265,7 +265,7 @@ build_image() {
     say "  image $IMAGE: there"
     return
   fi
-  timed "image $IMAGE" env DOCKLET_WORKER="$BIN/docklet-worker" "$ROOT/basefs/build.sh" "$IMAGE"
+  timed "image $IMAGE" env DOCKLET_WORKER="$BIN/docklet-worker" "$DOCKLET_ROOT/basefs/build.sh" "$IMAGE"
 }
 
 # ---- Start ----------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ build_image() {
 install_units() {
   local service unit changed=no
   for service in "${SERVICES[@]}"; do
-    unit=$ROOT/conf/$service.service
+    unit=$DOCKLET_ROOT/conf/$service.service
     [[ -e $unit ]] || continue
     if ! cmp --quiet "$unit" "/etc/systemd/system/$service.service"; then
       install -m 0644 "$unit" "/etc/systemd/system/$service.service"
@@ -290,12 +290,32 @@ note_foreign_etcd() {
   fi
 }
 
-runs() { "$BIN/$1" status >/dev/null 2>&1; }
+program() {
+  local name=$1
+  shift
+  "$BIN/$name" --config "$(conf_file)" "$@"
+}
+
+runs() { program "$1" status >/dev/null 2>&1; }
 
 # changed NAME: whether this run replaced the program.
 changed() {
   [[ ${#CHANGED_PROGRAMS[@]} -gt 0 ]] && printf '%s\n' "${CHANGED_PROGRAMS[@]}" | grep -qx "$1"
 }
+
+# The master itself knows whether there is a system, here or in a database shared with other masters.
+init_system() {
+  local told
+  if told=$(program docklet-master init 2>&1); then
+    say "  docklet-master: a new system"
+  elif [[ $told == *"there is already a system"* ]]; then
+    return 1
+  else
+    die "$told"
+  fi
+}
+
+has_unit() { has_systemd && [[ -e /etc/systemd/system/$1.service ]]; }
 
 start_service() {
   local name=$1 verb=start
@@ -305,13 +325,15 @@ start_service() {
       return
     fi
     verb=restart
-  elif [[ $name == docklet-master ]] && ! system_exists; then
-    verb=init
+  elif [[ $name == docklet-master ]] && init_system; then
+    has_unit "$name" || return 0
+    # From here on systemd looks after it.
+    program "$name" stop >/dev/null
   fi
-  if has_systemd && [[ $verb != init && -e /etc/systemd/system/$name.service ]]; then
+  if has_unit "$name"; then
     timed "$name: $verb" systemctl "$verb" "$name.service"
   else
-    timed "$name: $verb" "$BIN/$name" "$verb"
+    timed "$name: $verb" program "$name" "$verb"
   fi
 }
 
@@ -319,7 +341,7 @@ enable_services() {
   has_systemd || return 0
   local service
   for service in "${SERVICES[@]}"; do
-    [[ ! -e /etc/systemd/system/$service.service ]] || systemctl enable --quiet "$service.service"
+    ! has_unit "$service" || systemctl enable --quiet "$service.service"
   done
 }
 
@@ -329,12 +351,13 @@ start_all() {
   start_service docklet-master
   start_service docklet-worker
   enable_services
-  local start=$EPOCHREALTIME
+  local start=$EPOCHREALTIME password
   wait_until 60 is_ready || die "master and worker run, but are not ready after 60 s; see $(fs_prefix)/local/log/"
   say "  ready after $(seconds_since "$start")"
   say
   say "Docklet is at $(conf_value PORTAL_URL http://localhost:8000)"
-  say "Sign in as root; the password is in $(fs_prefix)/local/generated_password.txt"
+  password=$(fs_prefix)/local/generated_password.txt
+  [[ ! -e $password ]] || say "Sign in as root; the password is in $password"
 }
 
 # ---- Check ----------------------------------------------------------------------------------------------------------
@@ -424,4 +447,5 @@ main() {
   say "done in $(seconds_since "$started")"
 }
 
-main "$@"
+# On one line: the file may be replaced while it runs.
+main "$@"; exit
