@@ -20,7 +20,7 @@ use super::body::{AnswerBody, Around, RequestBody, Streaming};
 use super::headers::{self, Forwarded, Framing};
 use super::pages::Trouble;
 use super::routes::RouteTarget;
-use super::socket::{self, ClientSocket, Heart};
+use super::socket::{self, ClientSocket, Heart, Life};
 use super::upstream::{self, Pool, PoolKey, Returning, UpstreamError};
 use super::visitor::{self, Visitor};
 use super::{Counters, Proxy, sso, tunnel};
@@ -228,7 +228,6 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
             tracing::info!(%node, port = visit.app.port, error = %cause, "an app broke off before it answered");
             Trouble::new(Code::BadGateway, "The app broke off", "The app closed the connection, or answered something that is not HTTP, before its answer began.")
         }
-        UpstreamError::TimedOut => Trouble::new(Code::BadGateway, "The app does not answer", "The app took the request but did not begin to answer in time."),
     };
     if *request.method() != Method::GET {
         trouble.retry_after = None;
@@ -238,13 +237,12 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
     own(trouble.answer(request.headers()))
 }
 
-/// Returns when nobody may have, or wants, the answer any more.
-async fn given_up(request: &HttpRequest, visit: &Visit) -> Trouble {
-    // The request's own future lives as long as its connection.
-    let heart = Heart::new();
+/// Returns when nobody may have, or wants, the answer any more, or nothing moves.
+async fn given_up(proxy: &Proxy, request: &HttpRequest, visit: &Visit, life: &Life) -> Trouble {
     tokio::select! {
         () = visit.visitor.ended().wait() => Trouble::new(Code::NotSignedIn, "Sign in first", "You have been signed out."),
-        () = socket::left(heart.life(), ClientSocket::of(request)) => Trouble::new(Code::Timeout, "Nobody waits for the answer", "The connection was closed."),
+        () = socket::left(life, ClientSocket::of(request)) => Trouble::new(Code::Timeout, "Nobody waits for the answer", "The connection was closed."),
+        () = life.idle(proxy.limits.idle) => Trouble::new(Code::BadGateway, "The app does not answer", "The app took the request but did not begin to answer in time."),
     }
     .closing()
 }
@@ -254,22 +252,23 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     let Some(pool) = request.app_data::<Rc<Pool>>().cloned() else {
         return unreadable(request);
     };
-    let body = RequestBody::new(visit.framing, payload.into_inner());
+    // The request's own future lives as long as its connection does.
+    let heart = Heart::default();
+    let body = RequestBody::new(visit.framing, payload.into_inner(), heart.life());
     let repeatable = body.is_empty() && is_safe(request.method());
     let Some(out) = outgoing(proxy, request, &visit, body) else {
         return unreadable(request);
     };
     let key = PoolKey { session: visit.visitor.session().clone(), node: visit.target.node, port: visit.app.port.get() };
-    let exchange = Exchange { proxy, visit: &visit, pool: &pool, key: &key };
-    let again = repeatable.then(|| (out.method().clone(), out.uri().clone(), out.headers().clone()));
+    let exchange = Exchange { proxy, request, visit: &visit, pool: &pool, key: &key };
     let answered = tokio::select! {
-        answered = exchange.run(out, again) => answered,
-        why = given_up(request, &visit) => return own(why.answer(request.headers())),
+        answered = exchange.run(out, repeatable) => answered,
+        why = given_up(proxy, request, &visit, heart.life()) => return own(why.answer(request.headers())),
     };
     match answered {
         Ok((response, sender)) if response.status() != http::StatusCode::SWITCHING_PROTOCOLS => {
             let connection = Returning { pool, key, sender, ended: visit.visitor.ended().clone() };
-            pass_back(proxy, request, &visit, response, Some(connection))
+            pass_back(proxy, request, &visit, response, (heart, Some(connection)))
         }
         Ok(_) => {
             let trouble = Trouble::new(Code::BadGateway, "The app broke off", "The app changed the protocol without being asked to.");
@@ -280,51 +279,47 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
 }
 
 type Sender = hyper::client::conn::http1::SendRequest<RequestBody>;
-type Parts = (http::Method, http::Uri, http::HeaderMap);
 
 /// Sending one request and waiting for the head of its answer.
 struct Exchange<'a> {
     proxy: &'a Arc<Proxy>,
+    request: &'a HttpRequest,
     visit: &'a Visit,
     pool: &'a Rc<Pool>,
     key: &'a PoolKey,
 }
 
 impl Exchange<'_> {
-    /// `again`: the parts of a request that may be sent twice. A kept connection may be closed by the app at the very
-    /// moment it is used; what was never sent goes out on a fresh one, and so does what can do no harm twice.
-    async fn run(&self, out: http::Request<RequestBody>, again: Option<Parts>) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
+    /// A kept connection may be closed by the app at the very moment it is used: what was never sent goes out on a
+    /// fresh one, and so does what is `repeatable`, having no body and changing nothing.
+    async fn run(&self, out: http::Request<RequestBody>, repeatable: bool) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
         let Some(mut sender) = self.pool.take(self.key) else {
             return self.send_fresh(out).await;
         };
-        match self.within(sender.try_send_request(out)).await? {
-            Ok(response) => Ok((response, sender)),
-            Err(mut error) => match (error.take_message(), again) {
-                (Some(out), _) => self.send_fresh(out).await,
-                (None, Some((method, uri, headers))) => {
-                    let mut out = http::Request::new(RequestBody::Empty);
-                    (*out.method_mut(), *out.uri_mut(), *out.headers_mut()) = (method, uri, headers);
-                    self.send_fresh(out).await
-                }
-                (None, None) => Err(UpstreamError::Broken(error.into_error())),
-            },
+        let mut error = match sender.try_send_request(out).await {
+            Ok(response) => return Ok((response, sender)),
+            Err(error) => error,
+        };
+        let again = error.take_message().or_else(|| {
+            let again = || outgoing(self.proxy, self.request, self.visit, RequestBody::Empty);
+            repeatable.then(again).flatten()
+        });
+        match again {
+            Some(out) => self.send_fresh(out).await,
+            None => Err(UpstreamError::Broken(error.into_error())),
         }
     }
 
     async fn send_fresh(&self, out: http::Request<RequestBody>) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
         let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.app.port.get()).await?;
         let mut sender = upstream::connect(stream).await?;
-        let response = self.within(sender.send_request(out)).await?.map_err(UpstreamError::Broken)?;
+        let response = sender.send_request(out).await.map_err(UpstreamError::Broken)?;
         Ok((response, sender))
-    }
-
-    async fn within<T>(&self, wait: impl Future<Output = T>) -> Result<T, UpstreamError> {
-        tokio::time::timeout(self.proxy.limits.idle, wait).await.map_err(|_| UpstreamError::TimedOut)
     }
 }
 
 /// The app's answer as the browser gets it.
-fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http::Response<Incoming>, connection: Option<Returning>) -> Answer {
+fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http::Response<Incoming>, (heart, connection): (Heart, Option<Returning>)) -> Answer {
     let (head, body) = response.into_parts();
     let Ok(status) = StatusCode::from_u16(head.status.as_u16()) else {
         return unreadable(request);
@@ -339,6 +334,7 @@ fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http
         answer.force_close();
     }
     let around = Around {
+        heart,
         visitor: visit.visitor.clone(),
         socket: ClientSocket::of(request),
         idle: proxy.limits.idle,
@@ -356,22 +352,22 @@ async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     };
     out.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
     out.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+    let heart = Heart::default();
     let attempt = async {
         let stream = upstream::dial(proxy, &visit.target, visit.app.port.get()).await?;
         let mut sender = upstream::connect(stream).await?;
-        let wait = tokio::time::timeout(proxy.limits.idle, sender.send_request(out));
-        wait.await.map_err(|_| UpstreamError::TimedOut)?.map_err(UpstreamError::Broken)
+        sender.send_request(out).await.map_err(UpstreamError::Broken)
     };
     let answered = tokio::select! {
         answered = attempt => answered,
-        why = given_up(request, &visit) => return own(why.answer(request.headers())),
+        why = given_up(proxy, request, &visit, heart.life()) => return own(why.answer(request.headers())),
     };
     let response = match answered {
         Ok(response) => response,
         Err(error) => return failed(proxy, request, &visit, &error),
     };
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        return pass_back(proxy, request, &visit, response, None);
+        return pass_back(proxy, request, &visit, response, (heart, None));
     }
     switch(proxy, request, payload, visit, response).await
 }

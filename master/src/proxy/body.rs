@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::apps::Permit;
 use super::headers::Framing;
-use super::socket::{self, ClientSocket, Heart};
+use super::socket::{self, ClientSocket, Heart, Life};
 use super::visitor::Visitor;
 use super::tunnel::TunnelBody;
 use super::upstream::Returning;
@@ -22,16 +22,18 @@ use super::upstream::Returning;
 /// A browser's body on its way to an app.
 pub enum RequestBody {
     Empty,
-    Streaming { payload: Payload, left: Option<u64> },
+    Streaming { payload: Payload, left: Option<u64>, life: Rc<Life> },
 }
 
 impl RequestBody {
-    pub fn new(framing: Framing, payload: Payload) -> Self {
-        match framing {
-            Framing::None => Self::Empty,
-            Framing::Length(length) => Self::Streaming { payload, left: Some(length) },
-            Framing::Chunked => Self::Streaming { payload, left: None },
-        }
+    /// `life` learns of each piece: an upload that moves is not idle.
+    pub fn new(framing: Framing, payload: Payload, life: &Rc<Life>) -> Self {
+        let left = match framing {
+            Framing::None => return Self::Empty,
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        Self::Streaming { payload, left, life: Rc::clone(life) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -44,12 +46,13 @@ impl Body for RequestBody {
     type Error = PayloadError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        let Self::Streaming { payload, left } = self.get_mut() else {
+        let Self::Streaming { payload, left, life } = self.get_mut() else {
             return Poll::Ready(None);
         };
         Pin::new(payload).poll_next(cx).map(|next| {
             next.map(|piece| {
                 let piece = piece?;
+                life.moved();
                 if let Some(left) = left {
                     // The parser in front ends the payload at its length; more would be its mistake, and is not passed on.
                     *left = left.checked_sub(piece.len() as u64).ok_or(PayloadError::EncodingCorrupted)?;
@@ -112,6 +115,7 @@ pub struct Streaming {
 
 /// What an answer's body needs besides its bytes.
 pub struct Around {
+    pub heart: Heart,
     pub visitor: Visitor,
     pub socket: ClientSocket,
     pub idle: Duration,
@@ -122,8 +126,8 @@ pub struct Around {
 
 impl Streaming {
     pub fn new(body: Incoming, size: BodySize, around: Around) -> Self {
-        let Around { visitor, socket, idle, connection, permit } = around;
-        Self { body, size, visitor, socket, idle, heart: Heart::new(), unwatched: Some(LONG), connection, _permit: permit }
+        let Around { heart, visitor, socket, idle, connection, permit } = around;
+        Self { body, size, visitor, socket, idle, heart, unwatched: Some(LONG), connection, _permit: permit }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {

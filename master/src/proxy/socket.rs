@@ -83,8 +83,8 @@ pub struct Life {
 #[derive(Debug)]
 pub struct Heart(Rc<Life>);
 
-impl Heart {
-    pub fn new() -> Self {
+impl Default for Heart {
+    fn default() -> Self {
         Self(Rc::new(Life {
             over: Cell::new(false),
             changed: Notify::new(),
@@ -93,7 +93,9 @@ impl Heart {
             waiting: RefCell::new(None),
         }))
     }
+}
 
+impl Heart {
     pub fn life(&self) -> &Rc<Life> {
         &self.0
     }

@@ -86,7 +86,7 @@ pub async fn handle(request: HttpRequest, body: web::Payload, path: web::Path<(S
     };
     let messages = messages.max_frame_size(frame::MAX_PAYLOAD).aggregate_continuations().max_continuation_size(frame::MAX_PAYLOAD);
     let acknowledged = query.flow.as_deref() == Some("ack");
-    let heart = Heart::new();
+    let heart = Heart::default();
     let life = Rc::clone(heart.life());
     let socket = ClientSocket::of(&request);
     actix_web::rt::spawn(async move {

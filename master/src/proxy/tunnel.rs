@@ -137,7 +137,7 @@ pub struct Ends {
 
 /// Joins both sides. The tunnel counts as open until its last byte was delivered.
 pub fn join(proxy: &Arc<Proxy>, ends: Ends, visitor: Visitor, permit: Rc<Permit>) -> TunnelBody {
-    let heart = Heart::new();
+    let heart = Heart::default();
     let life = Rc::clone(heart.life());
     let shared = Rc::new(Shared { stream: RefCell::new(Some(ends.stream)), reader: RefCell::new(None), life: Rc::clone(&life) });
     let body = TunnelBody { shared: Rc::clone(&shared), first: (!ends.first.is_empty()).then_some(ends.first), _heart: heart };

@@ -118,8 +118,6 @@ pub enum UpstreamError {
     Access(#[from] AccessError),
     #[error("the app broke the connection before it answered")]
     Broken(#[source] hyper::Error),
-    #[error("the app did not answer in time")]
-    TimedOut,
 }
 
 /// Dials the app.
