@@ -62,7 +62,7 @@ pub fn icon(name: &str) -> Html {
 /// The attributes of a form whose answer is the page it stands on: with scripts, only `#main` changes.
 #[must_use]
 pub fn soft() -> Html {
-    Html(r##"hx-boost="true" hx-target="#main" hx-select="#main" hx-swap="outerMorph show:none" hx-replace-url="true""##.to_owned())
+    Html(r##"hx-boost="true" hx-target="#main" hx-select="#main" hx-swap="outerMorph show:none" hx-push-url="false""##.to_owned())
 }
 
 /// How a status looks: its icon and its colour's class.
