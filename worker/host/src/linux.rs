@@ -239,6 +239,9 @@ impl Disks for LinuxHost {
     }
 
     async fn remove_disk(&self, id: NodeId) -> Result<()> {
+        if run::init(&self.state(id)).is_some() {
+            return Err(HostError::new("still_running", "The node runs; its disk is not removed under it."));
+        }
         self.inner.terminals.lock().retain(|(node, _), _| *node != id);
         let (disk, files) = self.blocking(move |inner| (inner.pool.remove(id), inner.remove_files(id))).await?;
         // Accounting is cleaned up behind the caller's back: nobody waits for it.
