@@ -310,6 +310,10 @@ fn marker(tar: &mut Builder<impl Write>, path: &Path) -> io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0);
+    // An empty field is no number to most readers.
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(0);
     tar.append_data(&mut header, path, io::empty())
 }
