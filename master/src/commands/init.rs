@@ -78,11 +78,15 @@ enum InitError {
 }
 
 pub(super) fn init(program: &Program, loaded: &Loaded, paths: &Paths, force: bool) -> Outcome {
+    let runtime = runtime().map_err(|e| Failure::of(&e))?;
+    if !force {
+        // Before anything else: the most frequent reason, with the most useful answer.
+        runtime.block_on(refuse_existing(&loaded.config, paths)).map_err(|e| Failure::of(&e))?;
+    }
     if let Some(pid) = running(program)? {
         return Err(Failure::of(&InitError::Running(pid)));
     }
-    let runtime = runtime().map_err(|e| Failure::of(&e))?;
-    runtime.block_on(set_up(&loaded.config, paths, force)).map_err(|e| Failure::of(&e))?;
+    runtime.block_on(set_up(&loaded.config, paths)).map_err(|e| Failure::of(&e))?;
     drop(runtime);
     let started = start(program, loaded)?;
     Ok(format!("{started}\nSign in as {ROOT}; the password is in {}", paths.generated_password().display()))
@@ -99,12 +103,13 @@ async fn exists(config: &Config, paths: &Paths) -> Result<bool, InitError> {
     Ok(!users?.is_empty())
 }
 
-async fn set_up(config: &Config, paths: &Paths, force: bool) -> Result<(), InitError> {
+async fn refuse_existing(config: &Config, paths: &Paths) -> Result<(), InitError> {
+    if exists(config, paths).await? { Err(InitError::Exists(paths.prefix().to_owned())) } else { Ok(()) }
+}
+
+async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
     // Everything that can stand in the way is looked at before anything is changed.
     let there = exists(config, paths).await?;
-    if there && !force {
-        return Err(InitError::Exists(paths.prefix().to_owned()));
-    }
     drop(listen(config).map_err(InitError::Run)?);
     make_directories(paths)?;
     let etcd = LocalEtcd::ensure(config, paths).await.map_err(if there { InitError::Unknown } else { InitError::Etcd })?;

@@ -33,7 +33,7 @@ fn readiness(address: SocketAddr) -> std::io::Result<String> {
 
 pub(super) fn status(program: &Program, loaded: &Loaded) -> Outcome {
     let Some(pid) = running(program)? else {
-        return Err(Failure { message: format!("{NAME} does not run"), code: exit::NOT_RUNNING });
+        return Err(Failure { message: "not running".to_owned(), code: exit::NOT_RUNNING });
     };
     let address = own_address(loaded);
     let about = format!("{NAME} runs (process {pid}); the portal is at {}", loaded.config.portal_url);

@@ -32,7 +32,7 @@ fn wants_page(request: &HttpRequest) -> bool {
 /// See the module.
 ///
 /// # Errors
-/// None: what fails inside becomes an answer.
+/// What no handler turned into an answer; actix does.
 pub async fn edge<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -47,13 +47,8 @@ pub async fn edge<B: MessageBody + 'static>(
     let origin = portal.as_ref().map_or(Ok(()), |portal| csrf::check(request.request(), portal));
     let mut response = match origin {
         Err(refused) => request.error_response(refused).map_into_boxed_body(),
-        Ok(()) => {
-            let raw = request.request().clone();
-            match next.call(request).instrument(span.clone()).await {
-                Ok(response) => response.map_into_boxed_body(),
-                Err(error) => ServiceResponse::new(raw, error.error_response()),
-            }
-        }
+        // Routing needs the request to itself: no clone of it may be held here.
+        Ok(()) => next.call(request).instrument(span.clone()).await?.map_into_boxed_body(),
     };
     let told = response.response().extensions().get::<Told>().cloned();
     if let Some(told) = told {

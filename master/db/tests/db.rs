@@ -1,0 +1,227 @@
+//! The database's promises, on SQLite files, and on PostgreSQL where DATABASE_URL_TEST names an empty one.
+
+use docklet_master_db::Db;
+use docklet_master_db::app_tokens::AppTokenKind;
+use docklet_master_db::idempotency::{Claim, KEPT_SECONDS};
+use docklet_master_db::operations::{NewOperation, Outcome};
+use docklet_master_db::sessions::{NewSession, SessionKind};
+use docklet_master_db::users::{CreateUserError, Theme, User};
+use docklet_types::id::{OperationId, VclusterId};
+use docklet_types::name::UserName;
+use docklet_types::report::{Reason, Step};
+use docklet_types::time::Micros;
+use docklet_types::view::{Role, StepView};
+use std::collections::HashSet;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+struct Site {
+    db: Db,
+    _dir: TempDir,
+}
+
+async fn site() -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let db = match std::env::var("DATABASE_URL_TEST") {
+        Ok(url) => Db::open_url(&url).await.unwrap(),
+        Err(_) => Db::open_file(&dir.path().join("master/docklet.db")).await.unwrap(),
+    };
+    Site { db, _dir: dir }
+}
+
+/// Names of their own for each test: a PostgreSQL database is shared by all.
+fn name(base: &str) -> UserName {
+    let tail = Uuid::new_v4().simple().to_string();
+    format!("{base}{}", &tail[..8]).parse().unwrap()
+}
+
+fn now() -> Micros {
+    Micros::now()
+}
+
+async fn user(db: &Db, base: &str, role: Role) -> User {
+    db.create_user(&name(base), "hash", role, now()).await.unwrap()
+}
+
+async fn session(db: &Db, user: &User, lasts: i64) -> String {
+    let hash = Uuid::new_v4().simple().to_string();
+    let new = NewSession {
+        hash: &hash,
+        user: user.id,
+        kind: SessionKind::Portal,
+        created_at: now(),
+        expires_at: now().plus_seconds(lasts),
+        user_agent: "test",
+        address: "127.0.0.1",
+    };
+    db.add_session(&new).await.unwrap();
+    hash
+}
+
+#[tokio::test]
+async fn blocks_of_ids_are_never_shared_and_never_used_again() {
+    let Site { db, _dir } = site().await;
+    let mut tasks = Vec::new();
+    for _ in 0..20 {
+        let db = db.clone();
+        tasks.push(tokio::spawn(async move { user(&db, "u", Role::User).await }));
+    }
+    let mut seen = HashSet::new();
+    for task in tasks {
+        let user = task.await.unwrap();
+        assert!(seen.insert(user.range), "{:?} was given twice", user.range);
+    }
+    let gone = user(&db, "gone", Role::User).await;
+    assert!(db.remove_user(gone.id, &gone.name).await.unwrap());
+    let again = db.create_user(&gone.name, "hash", Role::User, now()).await.unwrap();
+    assert!(!seen.contains(&again.range) && again.range != gone.range);
+    assert_ne!(again.id, gone.id);
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once() {
+    let Site { db, _dir } = site().await;
+    let wanted = name("ada");
+    let (one, two) = tokio::join!(
+        db.create_user(&wanted, "h", Role::User, now()),
+        db.create_user(&wanted, "h", Role::User, now())
+    );
+    let taken = [&one, &two].iter().filter(|r| matches!(r, Err(CreateUserError::Taken))).count();
+    assert_eq!(taken, 1, "{one:?} {two:?}");
+    assert_eq!(db.user_by_name(&wanted).await.unwrap().unwrap().theme, Theme::Auto);
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays_one() {
+    // On a file of its own: in a shared database others' administrators count.
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open_file(&dir.path().join("docklet.db")).await.unwrap();
+    let root = user(&db, "root", Role::Admin).await;
+    assert!(!db.set_role_and_state(root.id, Role::User, false).await.unwrap());
+    assert!(!db.set_role_and_state(root.id, Role::Admin, true).await.unwrap());
+    let second = user(&db, "second", Role::Admin).await;
+    assert!(db.set_role_and_state(root.id, Role::User, false).await.unwrap());
+    assert!(!db.set_role_and_state(second.id, Role::User, false).await.unwrap());
+    assert_eq!(db.user_by_name(&root.name).await.unwrap().unwrap().role, Role::User);
+}
+
+#[tokio::test]
+async fn sessions_end_by_time_by_word_and_with_their_account() {
+    let Site { db, _dir } = site().await;
+    let ada = user(&db, "ada", Role::User).await;
+    let (good, old, other) = (session(&db, &ada, 60).await, session(&db, &ada, -1).await, session(&db, &ada, 60).await);
+    assert_eq!(db.user_of_session(&good, now()).await.unwrap().unwrap().0.id, ada.id);
+    assert!(db.user_of_session(&old, now()).await.unwrap().is_none());
+    let live = db.live_sessions(&[good.clone(), old.clone(), other.clone(), "none".to_owned()], now()).await.unwrap();
+    assert_eq!(live.into_iter().collect::<HashSet<_>>(), HashSet::from([good.clone(), other.clone()]));
+    assert_eq!(db.sessions_of(ada.id, now()).await.unwrap().len(), 2);
+    let gone: HashSet<String> = db.remove_sessions_of(ada.id, Some(&good)).await.unwrap().into_iter().collect();
+    assert_eq!(gone, HashSet::from([old, other]));
+    let admin = user(&db, "boss", Role::Admin).await;
+    assert!(db.set_role_and_state(ada.id, Role::User, true).await.unwrap());
+    assert!(db.user_of_session(&good, now()).await.unwrap().is_none(), "disabled");
+    assert!(db.live_sessions(std::slice::from_ref(&good), now()).await.unwrap().is_empty());
+    assert!(db.remove_session(&session(&db, &admin, 60).await).await.unwrap());
+    assert!(!db.remove_session("none").await.unwrap());
+}
+
+#[tokio::test]
+async fn an_app_ticket_is_good_once_for_one_host() {
+    let Site { db, _dir } = site().await;
+    let ada = user(&db, "ada", Role::User).await;
+    let portal = session(&db, &ada, 60).await;
+    let ticket = Uuid::new_v4().to_string();
+    db.add_app_token(AppTokenKind::Ticket, &ticket, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
+    assert!(db.take_app_ticket(&ticket, "host-b", now()).await.unwrap().is_none());
+    let (one, two) = tokio::join!(db.take_app_ticket(&ticket, "host-a", now()), db.take_app_ticket(&ticket, "host-a", now()));
+    assert_eq!([one.unwrap(), two.unwrap()].into_iter().flatten().collect::<Vec<_>>(), [portal.clone()]);
+    let cookie = Uuid::new_v4().to_string();
+    db.add_app_token(AppTokenKind::Cookie, &cookie, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
+    assert!(db.user_of_app_cookie(&cookie, "host-b", now()).await.unwrap().is_none());
+    assert!(db.user_of_app_cookie(&cookie, "host-a", now().plus_seconds(31)).await.unwrap().is_none());
+    assert_eq!(db.user_of_app_cookie(&cookie, "host-a", now()).await.unwrap().unwrap().1, portal);
+    assert!(db.remove_session(&portal).await.unwrap());
+    assert!(db.user_of_app_cookie(&cookie, "host-a", now()).await.unwrap().is_none(), "it goes with its session");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_claimed_once() {
+    let Site { db, _dir } = site().await;
+    let ada = user(&db, "ada", Role::User).await;
+    let at = now();
+    let mut claims = Vec::new();
+    for _ in 0..10 {
+        let (db, id) = (db.clone(), ada.id);
+        claims.push(tokio::spawn(async move { db.claim_idempotent(id, "k", "f", at).await.unwrap() }));
+    }
+    let mut fresh = 0;
+    for claim in claims {
+        fresh += usize::from(claim.await.unwrap() == Claim::Fresh);
+    }
+    assert_eq!(fresh, 1);
+    assert_eq!(db.claim_idempotent(ada.id, "k", "other", at).await.unwrap(), Claim::Mismatch);
+    db.finish_idempotent(ada.id, "k", 202, "{}").await.unwrap();
+    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(), Claim::Done { status: 202, body: "{}".to_owned() });
+    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS + 1)).await.unwrap(), Claim::Fresh);
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "f", at).await.unwrap(), Claim::Fresh);
+    db.forget_idempotent(ada.id, "failed").await.unwrap();
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at).await.unwrap(), Claim::Fresh);
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(60)).await.unwrap(), Claim::Busy);
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(300)).await.unwrap(), Claim::Fresh, "its master died");
+}
+
+#[tokio::test]
+async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
+    let Site { db, _dir } = site().await;
+    let ada = user(&db, "ada", Role::User).await;
+    let (id, vcluster) = (OperationId::from_uuid(Uuid::now_v7()), VclusterId::from_uuid(Uuid::now_v7()));
+    let demo = "demo".parse().unwrap();
+    let new = NewOperation { id, vcluster, owner: &ada.name, name: &demo, action: "create", actor: &ada.name, started_at: now() };
+    db.add_operation(&new).await.unwrap();
+    assert!(db.running_operations().await.unwrap().iter().any(|o| o.id == id));
+    let steps = [StepView { step: Step::Boot, done: 3, total: 3, millis: 400, finished: true }];
+    let reason = Reason::new("no_room", "No room.");
+    assert!(db.end_operation(id, Outcome::Failed, Some(&reason), &steps, now()).await.unwrap());
+    assert!(!db.end_operation(id, Outcome::Done, None, &[], now()).await.unwrap());
+    let row = db.operation(id).await.unwrap().unwrap();
+    assert_eq!((row.outcome.as_str(), row.reason.as_ref(), row.steps.as_slice()), ("failed", Some(&reason), steps.as_slice()));
+    let view = row.view(now());
+    assert!(view.ended_at.is_some() && view.action == "create");
+    assert_eq!(db.operations_of_vcluster(vcluster, 10).await.unwrap().len(), 1);
+    assert_eq!(db.recent_operations(Some(&ada.name), 10).await.unwrap().len(), 1);
+    assert!(db.remove_user(ada.id, &ada.name).await.unwrap());
+    assert!(db.operation(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn failures_are_counted_forgotten_and_purged() {
+    let Site { db, _dir } = site().await;
+    let key = Uuid::new_v4().to_string();
+    let at = now();
+    let day_ago = at.plus_seconds(-86_400);
+    for n in 1..=5 {
+        assert_eq!(db.count_failure(&key, at, day_ago).await.unwrap(), n);
+    }
+    db.lock_until(&key, at.plus_seconds(300)).await.unwrap();
+    assert_eq!(db.lockout(&key).await.unwrap().locked_until, at.plus_seconds(300));
+    let later = at.plus_seconds(90_000);
+    assert_eq!(db.count_failure(&key, later, later.plus_seconds(-86_400)).await.unwrap(), 1, "a day without one forgets");
+    db.clear_failures(&key).await.unwrap();
+    assert_eq!(db.lockout(&key).await.unwrap().fails, 0);
+    let ada = user(&db, "ada", Role::User).await;
+    session(&db, &ada, -5).await;
+    assert!(db.purge(now()).await.unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_database_is_opened_again_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("master/docklet.db");
+    let db = Db::open_file(&file).await.unwrap();
+    let ada = user(&db, "ada", Role::User).await;
+    db.close().await;
+    let db = Db::open_file(&file).await.unwrap();
+    assert_eq!(db.users().await.unwrap(), [ada]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.path().join("master")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+}

@@ -1,0 +1,13 @@
+//! The master as its users meet it: real HTTP over a store in memory, with hosts that do what they are told.
+
+mod bad_input;
+mod events;
+mod faults;
+mod idempotency;
+mod lifecycle;
+mod matrix;
+mod portal;
+mod quotas;
+mod sessions;
+mod support;
+mod users;
