@@ -384,7 +384,7 @@ check_kernel() {
     report "kernel: $name" "$(unless "no file system $name in /proc/filesystems and no module" kernel_has_filesystem "$name")"
   done
   report "kernel: user namespaces" "$(unless 'unshare --user fails' unshare --user true)"
-  report "kernel: network namespaces" "$(unless 'unshare --net fails' unshare --net true)"
+  report "kernel: network namespaces" "$(unless 'unshare --user --net fails' unshare --user --net true)"
 }
 
 kernel_has_filesystem() { grep -qw "$1" /proc/filesystems || modinfo "$1"; }

@@ -3,10 +3,11 @@
 # very last is `N passed, M failed`.
 #
 #   sudo tools/test.sh                 everything
-#   sudo tools/test.sh PART…           only these: shell lint rust docs end-to-end
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
+# shellcheck disable=SC2317 # the parts are called by name
 set -euo pipefail
 
 # shellcheck source=tools/lib.sh
@@ -15,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
 cd "$DOCKLET_ROOT"
 
-readonly PARTS=(shell lint rust docs end-to-end)
+readonly PARTS=(shell lint rust front-end docs end-to-end)
 # Of the browser tests' driver.
 readonly TEST_NODE_MAJOR=20
 
@@ -52,23 +53,34 @@ test_rust() {
   fi
 }
 
+# Every page, as the crate's example writes it, in a browser.
+test_front_end() {
+  require_test_node
+  node_modules web
+  as_root_with_rust cargo run --release --locked --quiet -p docklet-web --example preview -- target/web-preview
+  (cd web && npm run --silent test)
+}
+
 test_docs() { tools/check-docs.sh; }
 
 test_end_to_end() {
-  local have
-  have=$(node_major)
-  ((have >= TEST_NODE_MAJOR)) || die "the browser tests need Node.js $TEST_NODE_MAJOR, this is $have"
-  if [[ ! tools/e2e/node_modules/.package-lock.json -nt tools/e2e/package-lock.json ]]; then
-    as_builder npm --prefix tools/e2e ci --no-audit --no-fund --loglevel=error
-  fi
+  require_test_node
+  node_modules tools/e2e
   (cd tools/e2e && node run.mjs)
 }
 
-# count PART WORD: how many tests a part's runner said that passed, or failed; nothing where it does not count.
-count() {
-  sed -e 's/\x1b\[[0-9;]*m//g' "$LOGS/$1" |
-    grep -E '^ *Summary \[|^test result: |^[0-9]+ passed, [0-9]+ failed$' |
-    grep -oE "[0-9]+ $2" | awk '{ sum += $1 } END { if (NR) print sum }' || true
+require_test_node() {
+  local have
+  have=$(node_major)
+  ((have >= TEST_NODE_MAJOR)) || die "the browser tests need Node.js $TEST_NODE_MAJOR, this is $have"
+}
+
+# With what only tests need, which prepare.sh leaves out.
+node_modules() {
+  local dir=$1
+  if [[ ! $dir/node_modules/.package-lock.json -nt $dir/package-lock.json || ! -e $dir/node_modules/playwright-core ]]; then
+    as_builder npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error
+  fi
 }
 
 run_part() {
@@ -112,4 +124,5 @@ main() {
   [[ $FAILED -eq 0 ]]
 }
 
-main "$@"
+# On one line: the file may be replaced while it runs.
+main "$@"; exit
