@@ -66,6 +66,30 @@ pub(crate) fn take(path: &Path) -> io::Result<Result<PidFile, i32>> {
     }
 }
 
+/// Like [`status`], but a process that is just being killed, or was told to end a moment ago, counts as gone once it is.
+pub(crate) fn settled_status(path: &Path) -> io::Result<Status> {
+    let began = Instant::now();
+    loop {
+        let now = status(path)?;
+        let Status::Running { pid } = now else { return Ok(now) };
+        let patience = if is_dying(pid) { Duration::from_secs(5) } else { Duration::from_millis(200) };
+        if began.elapsed() >= patience {
+            return Ok(now);
+        }
+        pause(10);
+    }
+}
+
+/// Whether the kernel has begun, or is about, to end the process.
+fn is_dying(pid: i32) -> bool {
+    const SIGKILL_BIT: u64 = 1 << 8;
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let status = read("status");
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map_or("", str::trim);
+    let killed = |name: &str| u64::from_str_radix(field(name), 16).is_ok_and(|set| set & SIGKILL_BIT != 0);
+    status.is_empty() || field("State:").starts_with(['Z', 'X']) || killed("SigPnd:") || killed("ShdPnd:")
+}
+
 /// Whether a process holds the pid file, and which.
 pub(crate) fn status(path: &Path) -> io::Result<Status> {
     let file = match File::open(path) {

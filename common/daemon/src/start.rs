@@ -108,10 +108,10 @@ impl Program {
     /// It could not be started, ended at once (with the last lines of its log), or was not ready within `limit`.
     pub fn start(&self, arguments: &[OsString], limit: Duration) -> Result<Started, StartError> {
         let name = self.name;
-        match self.status() {
-            Ok(Status::Running { pid }) => return Ok(Started::Already { pid }),
-            Ok(Status::NotRunning) => {}
-            Err(source) => return Err(StartError::PidFile { name, file: self.paths.pid_file(name), source }),
+        let settled = lock::settled_status(&self.paths.pid_file(name));
+        match settled.map_err(|source| StartError::PidFile { name, file: self.paths.pid_file(name), source })? {
+            Status::Running { pid } => return Ok(Started::Already { pid }),
+            Status::NotRunning => {}
         }
         let log_path = self.paths.log_file(name);
         let opened = log::open(&log_path).and_then(|f| Ok((f.metadata()?.len(), f.try_clone()?, f)));

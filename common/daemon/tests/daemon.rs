@@ -69,3 +69,14 @@ fn the_service_manager_is_told() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn what_was_killed_can_be_started_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let started = out(&tiny(dir.path(), &["start"]));
+        assert!(started.starts_with("Now { pid: "), "{started}");
+        let pid = std::fs::read_to_string(dir.path().join("local/run/tiny.pid")).unwrap();
+        Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+    }
+}

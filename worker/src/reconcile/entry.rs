@@ -53,6 +53,8 @@ impl Drop for InitWatch {
 
 impl Node {
     pub(super) fn step_began(&mut self, step: Step, at: Micros) {
+        // A step done again counts from its last time, so that the list cannot grow.
+        self.steps.retain(|t| t.step != step);
         self.steps.push(StepTiming { step, started_at: at, ended_at: None });
     }
 

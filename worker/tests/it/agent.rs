@@ -1,0 +1,120 @@
+//! The endpoint, spoken to as a master does.
+
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use docklet_types::agent::{AgentReply, AgentRequest};
+use docklet_worker::agent::Agent;
+use docklet_worker_host::ObservedNode;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::host::{Fault, TestHost};
+use crate::site::{eventually, node_id};
+
+struct Endpoint {
+    host: TestHost,
+    _agent: Agent,
+    directory: tempfile::TempDir,
+}
+
+fn open() -> Endpoint {
+    let directory = tempfile::tempdir().unwrap();
+    let host = TestHost::default();
+    host.put_node(node_id(1), ObservedNode { disk: true, port: true, init_pid: Some(7), ready: true });
+    let agent = Agent::listen(&directory.path().join("worker.sock"), Arc::new(host.clone())).unwrap();
+    Endpoint { host, _agent: agent, directory }
+}
+
+fn exchange(socket: &Path, message: &[u8]) -> (AgentReply, Option<OwnedFd>) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(&u32::try_from(message.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(message).unwrap();
+    let mut bytes = [0; 4];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let (count, descriptor) = {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).unwrap();
+        let descriptor = received.cmsgs().unwrap().find_map(|c| match c {
+            // SAFETY: the kernel just gave us this descriptor.
+            ControlMessageOwned::ScmRights(fds) => Some(unsafe { OwnedFd::from_raw_fd(fds[0]) }),
+            _ => None,
+        });
+        (received.bytes, descriptor)
+    };
+    stream.read_exact(&mut bytes[count..]).unwrap();
+    let mut document = vec![0; u32::from_be_bytes(bytes) as usize];
+    stream.read_exact(&mut document).unwrap();
+    (serde_json::from_slice(&document).unwrap(), descriptor)
+}
+
+async fn ask(endpoint: &Endpoint, request: &AgentRequest) -> (AgentReply, Option<OwnedFd>) {
+    let (socket, message) = (endpoint.directory.path().join("worker.sock"), serde_json::to_vec(request).unwrap());
+    tokio::task::spawn_blocking(move || exchange(&socket, &message)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_socket_comes_with_the_answer() {
+    let endpoint = open();
+    for request in [AgentRequest::Dial { node: node_id(1), port: 80 }, AgentRequest::Terminal { node: node_id(1), session: "a-1".to_owned(), cols: 80, rows: 24 }] {
+        let (reply, descriptor) = ask(&endpoint, &request).await;
+        assert_eq!(reply, AgentReply::Stream);
+        let mut text = String::new();
+        UnixStream::from(descriptor.unwrap()).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello from the node");
+    }
+}
+
+#[tokio::test]
+async fn every_other_answer() {
+    let endpoint = open();
+    let (here, away) = (node_id(1), node_id(2));
+    let terminal = |session: &str| AgentRequest::Terminal { node: here, session: session.to_owned(), cols: 80, rows: 24 };
+    let exec = |argv: &[&str]| AgentRequest::Exec { node: here, argv: argv.iter().map(|s| (*s).to_owned()).collect(), stdin: "in".to_owned(), timeout_s: 5 };
+    assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: here, port: 81 }).await.0, AgentReply::Refused);
+    assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: away, port: 80 }).await.0, AgentReply::NotRunning);
+    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 80, timeout_ms: 10 }).await.0, AgentReply::Done);
+    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 81, timeout_ms: 10 }).await.0, AgentReply::TimedOut);
+    assert_eq!(ask(&endpoint, &AgentRequest::Logs { node: here, lines: 3 }).await.0, AgentReply::Logs { text: "the console".to_owned() });
+    assert!(matches!(ask(&endpoint, &exec(&["echo", "x"])).await.0, AgentReply::Exec(o) if o.stdout == "echo x: in"));
+    for bad in [exec(&[]), terminal(""), terminal("../x"), terminal(&"a".repeat(41))] {
+        assert!(matches!(ask(&endpoint, &bad).await.0, AgentReply::Failed(r) if r.code == "bad_request"), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_and_a_lie_about_the_length_is_cut_off() {
+    let endpoint = open();
+    let socket = endpoint.directory.path().join("worker.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let at = socket.clone();
+    let (reply, _) = tokio::task::spawn_blocking(move || exchange(&at, b"{\"bogus\":1}")).await.unwrap();
+    assert!(matches!(reply, AgentReply::Failed(r) if r.code == "bad_request"));
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    let mut answer = Vec::new();
+    tokio::task::spawn_blocking(move || stream.read_to_end(&mut answer).map(|_| answer)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_command_with_it() {
+    let endpoint = open();
+    endpoint.host.break_it("exec", Fault::Hang);
+    let request = AgentRequest::Exec { node: node_id(1), argv: vec!["sleep".to_owned()], stdin: String::new(), timeout_s: 3600 };
+    let message = serde_json::to_vec(&request).unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(endpoint.directory.path().join("worker.sock")).unwrap();
+        stream.write_all(&u32::try_from(message.len()).unwrap().to_be_bytes()).unwrap();
+        stream.write_all(&message).unwrap();
+        clients.push(stream);
+    }
+    eventually("all are served", || async { endpoint.host.calls("exec") == 50 }).await;
+    drop(clients);
+    eventually("no descriptor is left", || async { descriptors() <= before }).await;
+}
