@@ -268,6 +268,11 @@ build_image() {
   timed "image $IMAGE" env DOCKLET_WORKER="$BIN/docklet-worker" "$DOCKLET_ROOT/basefs/build.sh" "$IMAGE"
 }
 
+# The first node of this host would otherwise wait for it.
+unpack_image() {
+  [[ $IMAGE == none ]] || timed "image $IMAGE: unpack" program docklet-worker image-unpack "$IMAGE"
+}
+
 # ---- Start ----------------------------------------------------------------------------------------------------------
 
 install_units() {
@@ -442,6 +447,7 @@ main() {
     install_programs
     install_completions
     build_image
+    unpack_image
     if [[ $START == yes ]]; then start_all; fi
   fi
   say "done in $(seconds_since "$started")"

@@ -24,6 +24,8 @@ main() {
     say "image $profile is what it was: $after"
   else
     say "image $profile is now $after${before:+ (was $before)}"
+    # The next node of this host need not wait for it. Other hosts unpack it when they need it.
+    timed "unpack" docklet-worker --config "$(conf_file)" image-unpack "$profile"
   fi
   say "done in $(seconds_since "$start")"
 }
