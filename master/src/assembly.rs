@@ -80,7 +80,7 @@ impl Assembly {
         let policy = settings.policy;
         let parts = Parts {
             vclusters: Arc::new(Vclusters::new(store.clone(), keys.clone(), view.clone(), db.clone(), images.clone(), history.clone(), settings)),
-            users: Arc::new(Users::new(db.clone(), store.clone(), keys.clone(), view.clone(), passwords, sessions.clone(), paths.clone())),
+            users: Arc::new(Users::new(db.clone(), store.clone(), keys.clone(), view.clone(), passwords, gate.clone(), sessions.clone(), paths.clone())),
             hosts: Arc::new(Hosts::new(view.clone())),
             idempotency: Idempotency::new(db.clone()),
             portal: PortalAddress::new(&config.portal_url),

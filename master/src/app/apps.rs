@@ -37,6 +37,8 @@ const FRESH: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 struct Known {
+    /// The plan's generation: what was known of an earlier start of the node does not count.
+    start: u64,
     status: AppStatus,
     reason: Option<Reason>,
     at: Instant,
@@ -63,12 +65,16 @@ impl Apps {
     }
 
     fn learn(&self, node: NodeId, status: AppStatus, reason: Option<Reason>) {
-        let mut known = self.known.lock();
-        let before = known.insert(node, Known { status, reason, at: Instant::now() });
-        drop(known);
+        let learned = Known { start: self.nodes.start_of(node), status, reason, at: Instant::now() };
+        let before = self.known.lock().insert(node, learned);
         if before.is_none_or(|before| before.status != status) {
             self.changed.send_modify(|n| *n += 1);
         }
+    }
+
+    fn recall(&self, node: NodeId) -> Option<Known> {
+        let start = self.nodes.start_of(node);
+        self.known.lock().get(&node).filter(|known| known.start == start).cloned()
     }
 
     fn shown(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName, status: AppStatus, reason: Option<Reason>) -> AppView {
@@ -150,7 +156,7 @@ impl Apps {
                 (AppStatus::Running, None)
             }
             Err(_) => {
-                let known = self.known.lock().get(&target.node).cloned();
+                let known = self.recall(target.node);
                 match known {
                     Some(Known { status: AppStatus::Starting, .. }) => (AppStatus::Starting, None),
                     Some(Known { status: AppStatus::Failed, reason, .. }) => (AppStatus::Failed, reason),
@@ -167,7 +173,7 @@ impl Apps {
     /// [`Apps::subscribe`] tells when it came.
     pub fn glance(self: &Arc<Self>, owner: &UserName, vcluster: &VclusterName, node: &NodeName) -> Option<AppView> {
         let target = self.nodes.target(owner, vcluster, node).ok()?;
-        let known = self.known.lock().get(&target.node).cloned();
+        let known = self.recall(target.node);
         let stale = known.as_ref().is_none_or(|k| k.at.elapsed() > FRESH && k.status != AppStatus::Starting);
         if stale {
             if let Some(known) = self.known.lock().get_mut(&target.node) {

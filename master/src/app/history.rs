@@ -12,7 +12,6 @@ use docklet_master_db::{Db, DbError};
 use docklet_master_plan::cluster::Cluster;
 use docklet_master_plan::{status, view};
 use docklet_types::id::{OperationId, VclusterId};
-use docklet_types::name::UserName;
 use docklet_types::report::Reason;
 use docklet_types::spec::VclusterSpec;
 use docklet_types::status::Status;
@@ -139,15 +138,6 @@ impl History {
     /// The database does not answer.
     pub async fn of_vcluster(&self, id: VclusterId) -> Result<Vec<OperationView>, DbError> {
         let rows = self.db.operations_of_vcluster(id, LIST).await?;
-        Ok(self.shown(&rows))
-    }
-
-    /// The newest changes of one owner or of all.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn recent(&self, owner: Option<&UserName>) -> Result<Vec<OperationView>, DbError> {
-        let rows = self.db.recent_operations(owner, LIST).await?;
         Ok(self.shown(&rows))
     }
 

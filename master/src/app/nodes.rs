@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use docklet_types::id::NodeId;
 use docklet_types::name::{NodeName, UserName, VclusterName};
 use docklet_types::view::{Exec, ExecResult};
 
@@ -60,6 +61,11 @@ impl Nodes {
             let (node, host) = cluster.route(owner, vcluster, node).ok_or(NodeError::NotPlaced)?;
             Ok(RouteTarget { node, host })
         })
+    }
+
+    /// Differs between two starts of a node.
+    pub(super) fn start_of(&self, node: NodeId) -> u64 {
+        self.view.read(|cluster| cluster.node(node).and_then(|placed| placed.plan.as_ref()).map_or(0, |(_, plan)| plan.value.generation))
     }
 
     pub(super) fn access(&self) -> &dyn NodeAccess {

@@ -15,6 +15,7 @@ use docklet_types::time::Micros;
 use docklet_types::view::{ChangeUser, CreateUser, Role, UserView};
 
 use super::create::{FieldError, TRIES};
+use crate::auth::gate::{Gate, SignInError};
 use crate::auth::passwords::{HashError, Password, Passwords};
 use crate::auth::{Actor, Sessions};
 use crate::reconcile::ClusterView;
@@ -32,6 +33,8 @@ pub enum UserError {
     NotAllowed,
     #[error("the present password is missing or wrong")]
     WrongPassword,
+    #[error("the present password cannot be checked")]
+    Check(#[source] SignInError),
     #[error("this would leave no administrator who can sign in")]
     LastAdmin,
     #[error("an account cannot remove itself")]
@@ -71,14 +74,25 @@ pub struct Users {
     keys: Keys,
     view: Arc<ClusterView>,
     passwords: Arc<Passwords>,
+    gate: Arc<Gate>,
     sessions: Sessions,
     paths: Paths,
 }
 
 impl Users {
     #[must_use]
-    pub fn new(db: Db, store: Arc<dyn Store>, keys: Keys, view: Arc<ClusterView>, passwords: Arc<Passwords>, sessions: Sessions, paths: Paths) -> Self {
-        Self { db, store, keys, view, passwords, sessions, paths }
+    #[allow(clippy::too_many_arguments, reason = "each is one narrow thing it needs")]
+    pub fn new(
+        db: Db,
+        store: Arc<dyn Store>,
+        keys: Keys,
+        view: Arc<ClusterView>,
+        passwords: Arc<Passwords>,
+        gate: Arc<Gate>,
+        sessions: Sessions,
+        paths: Paths,
+    ) -> Self {
+        Self { db, store, keys, view, passwords, gate, sessions, paths }
     }
 
     fn show(&self, user: &User) -> UserView {
@@ -184,8 +198,10 @@ impl Users {
 
     async fn check_current(&self, user: &User, given: Option<&str>) -> Result<(), UserError> {
         let given = given.ok_or_else(|| UserError::Field(FieldError::new("current_password", "give your present password, too")))?;
-        let hash = self.db.user_with_hash(&user.name).await.map_err(UserError::Db)?.map(|(_, hash)| hash);
-        if self.passwords.verify(given.to_owned(), hash).await? { Ok(()) } else { Err(UserError::WrongPassword) }
+        self.gate.check_present(&user.name, given).await.map_err(|error| match error {
+            SignInError::Wrong => UserError::WrongPassword,
+            other => UserError::Check(other),
+        })
     }
 
     /// # Errors

@@ -132,6 +132,31 @@ impl Gate {
         Ok(())
     }
 
+    /// Whether the present password is right, asked before it is changed. Whoever holds a stolen session must not guess
+    /// it at leisure, either.
+    ///
+    /// # Errors
+    /// See [`SignInError`].
+    pub async fn check_present(&self, name: &UserName, password: &str) -> Result<(), SignInError> {
+        let key = format!("present:{name}");
+        let _turn = self.attempts.lock(key.clone()).await;
+        let now = Micros::now();
+        self.refuse_locked(&key, now).await?;
+        let hash = self.db.user_with_hash(name).await.map_err(SignInError::Db)?.map(|(_, hash)| hash);
+        if self.verify(password, hash).await? {
+            return self.db.clear_failures(&key).await.map_err(SignInError::Db);
+        }
+        self.count(&key, FAILS, now).await?;
+        Err(SignInError::Wrong)
+    }
+
+    async fn verify(&self, password: &str, hash: Option<String>) -> Result<bool, SignInError> {
+        self.passwords.verify(password.to_owned(), hash).await.map_err(|e| match e {
+            HashError::Busy => SignInError::Busy,
+            HashError::Failed => SignInError::Hash,
+        })
+    }
+
     /// Checks name and password within all limits.
     ///
     /// # Errors
@@ -157,10 +182,7 @@ impl Gate {
             None => None,
         };
         let (user, hash) = found.unzip();
-        let right = self.passwords.verify(password.to_owned(), hash).await.map_err(|e| match e {
-            HashError::Busy => SignInError::Busy,
-            HashError::Failed => SignInError::Hash,
-        })?;
+        let right = self.verify(password, hash).await?;
         let Some(user) = user.filter(|_| right) else {
             self.count(&address_key, ADDRESS_FAILS, now).await?;
             if let Some(key) = &account_key {

@@ -134,6 +134,7 @@ impl From<UserError> for ApiError {
             UserError::NotFound => Self::not_found("user"),
             UserError::NotAllowed => Self::new(Code::NotAllowed, "Only an administrator may do this."),
             UserError::WrongPassword => Self::new(Code::WrongPassword, "The present password is wrong.").at("current_password"),
+            UserError::Check(error) => error.into(),
             UserError::LastAdmin => Self::new(Code::WrongState, "This would leave no administrator who can sign in. Make another one first."),
             UserError::Yourself => Self::new(Code::WrongState, "An account cannot remove itself. Another administrator can."),
             UserError::HasVclusters(names) if names.is_empty() => {

@@ -24,7 +24,7 @@ pub mod users;
 pub mod vclusters;
 
 use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, guard, web};
 use docklet_types::problem::Code;
 
 use self::idempotency::Idempotency;
@@ -44,6 +44,11 @@ async fn nothing_here() -> Result<HttpResponse, ApiError> {
     Err(ApiError::new(Code::NotFound, "There is nothing at this address."))
 }
 
+/// GET, and HEAD, whose answer is the same without its body.
+fn read() -> actix_web::Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
 fn resource(path: &str) -> actix_web::Resource {
     web::resource(path).default_service(web::to(wrong_method))
 }
@@ -52,38 +57,38 @@ fn api(service: &mut web::ServiceConfig) {
     use web::{delete, get, patch, post};
     let v1 = |path: &str| resource(&format!("/api/v1{path}"));
     service
-        .service(v1("/openapi.json").route(get().to(openapi::show)))
+        .service(v1("/openapi.json").route(read().to(openapi::show)))
         .service(v1("/sessions").route(post().to(sessions::create)))
         .service(v1("/sessions/current").route(delete().to(sessions::end)))
-        .service(v1("/me").route(get().to(users::me)))
-        .service(v1("/users").route(get().to(users::list)).route(post().to(users::create)))
-        .service(v1("/users/{name}").route(get().to(users::get)).route(patch().to(users::change)).route(delete().to(users::remove)))
-        .service(v1("/vclusters").route(get().to(vclusters::list)).route(post().to(vclusters::create)))
+        .service(v1("/me").route(read().to(users::me)))
+        .service(v1("/users").route(read().to(users::list)).route(post().to(users::create)))
+        .service(v1("/users/{name}").route(read().to(users::get)).route(patch().to(users::change)).route(delete().to(users::remove)))
+        .service(v1("/vclusters").route(read().to(vclusters::list)).route(post().to(vclusters::create)))
         .service(
             v1("/vclusters/{name}")
-                .route(get().to(vclusters::get))
+                .route(read().to(vclusters::get))
                 .route(patch().to(vclusters::scale))
                 .route(delete().to(vclusters::delete)),
         )
         .service(v1("/vclusters/{name}/start").route(post().to(vclusters::start)))
         .service(v1("/vclusters/{name}/stop").route(post().to(vclusters::stop)))
         .service(v1("/vclusters/{name}/retry").route(post().to(vclusters::retry)))
-        .service(v1("/vclusters/{name}/operations").route(get().to(vclusters::operations)))
-        .service(v1("/vclusters/{name}/nodes").route(get().to(nodes::list)))
+        .service(v1("/vclusters/{name}/operations").route(read().to(vclusters::operations)))
+        .service(v1("/vclusters/{name}/nodes").route(read().to(nodes::list)))
         .service(
             v1("/vclusters/{name}/nodes/{node}/exec")
                 .app_data(web::PayloadConfig::new(body::LARGE_LIMIT))
                 .route(post().to(nodes::exec)),
         )
-        .service(v1("/vclusters/{name}/nodes/{node}/logs").route(get().to(nodes::logs)))
-        .service(v1("/vclusters/{name}/nodes/{node}/apps/{app}").route(get().to(nodes::app)).route(post().to(nodes::start_app)))
-        .service(v1("/images").route(get().to(images::list)))
-        .service(v1("/hosts").route(get().to(hosts::list)))
-        .service(v1("/hosts/{name}").route(get().to(hosts::get)))
+        .service(v1("/vclusters/{name}/nodes/{node}/logs").route(read().to(nodes::logs)))
+        .service(v1("/vclusters/{name}/nodes/{node}/apps/{app}").route(read().to(nodes::app)).route(post().to(nodes::start_app)))
+        .service(v1("/images").route(read().to(images::list)))
+        .service(v1("/hosts").route(read().to(hosts::list)))
+        .service(v1("/hosts/{name}").route(read().to(hosts::get)))
         .service(v1("/events").route(get().to(events::events)))
-        .service(resource("/healthz").route(get().to(health::healthz)))
-        .service(resource("/readyz").route(get().to(health::readyz)))
-        .service(resource("/metrics").route(get().to(metrics::show)));
+        .service(resource("/healthz").route(read().to(health::healthz)))
+        .service(resource("/readyz").route(read().to(health::readyz)))
+        .service(resource("/metrics").route(read().to(metrics::show)));
 }
 
 /// Everything that the public port serves.

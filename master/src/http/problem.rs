@@ -15,7 +15,7 @@ pub const RETRY_SECONDS: u64 = 2;
 /// A problem, with what the log should know of it.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     pub retry_after: Option<u64>,
     allow: Option<String>,
     cause: Option<Arc<dyn Error + Send + Sync>>,
@@ -45,7 +45,7 @@ impl ApiError {
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after = (code == Code::Unavailable).then_some(RETRY_SECONDS);
-        Self { problem: Problem::new(code, detail), retry_after, allow: None, cause: None }
+        Self { problem: Box::new(Problem::new(code, detail)), retry_after, allow: None, cause: None }
     }
 
     /// A value that is wrong, with the field that holds it.
@@ -108,7 +108,7 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code()).json(&self.problem);
+        let mut response = HttpResponse::build(self.status_code()).json(&*self.problem);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
@@ -121,7 +121,7 @@ impl ResponseError for ApiError {
             headers.insert(actix_web::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         let cause = self.cause.as_deref().map(|cause| chain(cause));
-        response.extensions_mut().insert(Told { problem: self.problem.clone(), cause });
+        response.extensions_mut().insert(Told { problem: (*self.problem).clone(), cause });
         response
     }
 }

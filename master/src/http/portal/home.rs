@@ -16,6 +16,9 @@ use crate::app::vclusters::Vclusters;
 use crate::auth::Actor;
 use crate::http::problem::ApiError;
 
+/// Cards whose apps are looked at; more would be a question to a worker for each.
+const APPS_SHOWN: usize = 20;
+
 /// A name that the viewer has not taken: `cluster1`, `cluster2`, …
 fn free_name(views: &[VclusterView], viewer: &UserName) -> String {
     let taken: HashSet<&str> = views.iter().filter(|v| v.owner == viewer.as_str()).map(|v| v.name.as_str()).collect();
@@ -36,10 +39,11 @@ pub fn state(actor: &Actor, vclusters: &Vclusters, apps: &Arc<Apps>) -> HomeStat
     views.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
     let vclusters_shown = views
         .into_iter()
-        .map(|view| {
+        .enumerate()
+        .map(|(index, view)| {
             let names = (view.owner.parse::<UserName>(), view.name.parse::<VclusterName>());
             let jupyter = match names {
-                (Ok(owner), Ok(name)) if is_up(&view) => apps.glance(&owner, &name, &NodeName::numbered(1)),
+                (Ok(owner), Ok(name)) if index < APPS_SHOWN && is_up(&view) => apps.glance(&owner, &name, &NodeName::numbered(1)),
                 _ => None,
             };
             HomeVcluster { view, jupyter }

@@ -26,6 +26,7 @@ use docklet_web::{Nav, Shell, Template, Theme, Viewer};
 
 use super::openapi::wrong_method;
 use super::problem::ApiError;
+use super::read;
 use crate::auth::Actor;
 
 /// Puts the pages in their places.
@@ -33,33 +34,33 @@ pub fn configure(service: &mut web::ServiceConfig) {
     use web::{get, post};
     let at = |path: &str| web::resource(path).default_service(web::to(wrong_method));
     service
-        .service(at("/").route(get().to(home::show)))
-        .service(at("/sign-in").route(get().to(sign_in::show)).route(post().to(sign_in::sign_in)))
+        .service(at("/").route(read().to(home::show)))
+        .service(at("/sign-in").route(read().to(sign_in::show)).route(post().to(sign_in::sign_in)))
         .service(at("/sign-out").route(post().to(sign_in::sign_out)))
         .service(at("/vclusters").route(post().to(new::create)))
-        .service(at("/vclusters/new").route(get().to(new::show)))
-        .service(at("/vclusters/{name}").route(get().to(vcluster::show)))
+        .service(at("/vclusters/new").route(read().to(new::show)))
+        .service(at("/vclusters/{name}").route(read().to(vcluster::show)))
         .service(at("/vclusters/{name}/start").route(post().to(vcluster::start)))
         .service(at("/vclusters/{name}/stop").route(post().to(vcluster::stop)))
         .service(at("/vclusters/{name}/retry").route(post().to(vcluster::retry)))
         .service(at("/vclusters/{name}/scale").route(post().to(vcluster::scale)))
-        .service(at("/vclusters/{name}/delete").route(get().to(vcluster::ask_delete)).route(post().to(vcluster::delete)))
-        .service(at("/vclusters/{name}/terminal").route(get().to(terminal::show)))
-        .service(at("/vclusters/{name}/nodes/{node}/jupyter").route(get().to(jupyter::show)).route(post().to(jupyter::start)))
-        .service(at("/account").route(get().to(account::show)))
+        .service(at("/vclusters/{name}/delete").route(read().to(vcluster::ask_delete)).route(post().to(vcluster::delete)))
+        .service(at("/vclusters/{name}/terminal").route(read().to(terminal::show)))
+        .service(at("/vclusters/{name}/nodes/{node}/jupyter").route(read().to(jupyter::show)).route(post().to(jupyter::start)))
+        .service(at("/account").route(read().to(account::show)))
         .service(at("/account/password").route(post().to(account::password)))
         .service(at("/account/theme").route(post().to(account::theme)))
         .service(at("/account/sign-out-everywhere").route(post().to(account::sign_out_everywhere)))
-        .service(at("/users").route(get().to(users::show)).route(post().to(users::create)))
+        .service(at("/users").route(read().to(users::show)).route(post().to(users::create)))
         .service(at("/users/{name}/disable").route(post().to(users::disable)))
         .service(at("/users/{name}/enable").route(post().to(users::enable)))
         .service(at("/users/{name}/password").route(post().to(users::password)))
-        .service(at("/users/{name}/delete").route(get().to(users::ask_delete)).route(post().to(users::delete)))
-        .service(at("/hosts").route(get().to(hosts::list)))
-        .service(at("/hosts/{name}").route(get().to(hosts::show)))
-        .service(at("/images").route(get().to(hosts::images)))
-        .service(at("/assets/{name}").route(get().to(assets::show)))
-        .service(at("/favicon.ico").route(get().to(assets::favicon)))
+        .service(at("/users/{name}/delete").route(read().to(users::ask_delete)).route(post().to(users::delete)))
+        .service(at("/hosts").route(read().to(hosts::list)))
+        .service(at("/hosts/{name}").route(read().to(hosts::show)))
+        .service(at("/images").route(read().to(hosts::images)))
+        .service(at("/assets/{name}").route(read().to(assets::show)))
+        .service(at("/favicon.ico").route(read().to(assets::favicon)))
         .service(at("/live/home").route(get().to(live::home)))
         .service(at("/live/vclusters/{name}").route(get().to(live::vcluster)));
 }

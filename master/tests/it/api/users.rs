@@ -57,6 +57,22 @@ async fn a_user_changes_the_own_password_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_session_cannot_guess_the_password() {
+    let site = site().await;
+    let ada = site.sign_in("ada").await;
+    let guess = |current: &str| {
+        let (ada, body) = (ada.clone(), json!({"password": "new password", "current_password": current}));
+        async move { ada.send(Method::PATCH, "/api/v1/users/ada", Some(body)).await }
+    };
+    for _ in 0..5 {
+        guess("wrong").await.problem(401, "wrong_password");
+    }
+    guess(PASSWORD).await.problem(429, "too_many_requests");
+    // Signing in is not in the way.
+    site.sign_in("ada").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_vclusters_stays() {
     let site = site().await;
     let (root, ada) = (site.sign_in("root").await, site.sign_in("ada").await);
