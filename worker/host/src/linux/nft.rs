@@ -37,7 +37,7 @@ pub struct Binding {
 }
 
 /// Our elements in the kernel.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Elements {
     /// By the name of the host's end of the cable.
     pub ports: BTreeMap<String, Binding>,
@@ -152,8 +152,7 @@ struct Shared {
     wanted: Mutex<Elements>,
     pending: Mutex<Vec<Pending>>,
     running: tokio::sync::Mutex<()>,
-    /// How often nft was run.
-    calls: std::sync::atomic::AtomicU64,
+    adopted: tokio::sync::OnceCell<()>,
 }
 
 /// The packet filter of one installation on this host.
@@ -169,7 +168,7 @@ impl Firewall {
             wanted: Mutex::default(),
             pending: Mutex::default(),
             running: tokio::sync::Mutex::default(),
-            calls: Default::default(),
+            adopted: tokio::sync::OnceCell::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -185,16 +184,23 @@ impl Firewall {
             base.resolvers = resolvers;
             base.connected = connected;
         }
-        // Elements that an earlier worker made are ours to keep.
-        if let Ok(found) = self.read().await {
+        self.adopt().await?;
+        let script = self.shared.full_script();
+        self.submit(script).await
+    }
+
+    /// Learns, once, what an earlier worker has put into the kernel: it is ours to keep and to remove.
+    async fn adopt(&self) -> Result<(), NftError> {
+        let read = async {
+            let found = self.read().await?;
             let mut wanted = self.shared.wanted.lock();
             for (link, binding) in found.ports {
                 wanted.ports.entry(link).or_insert(binding);
             }
             wanted.bridges.extend(found.bridges);
-        }
-        let script = self.shared.full_script();
-        self.submit(script).await
+            Ok(())
+        };
+        self.shared.adopted.get_or_try_init(|| read).await.copied()
     }
 
     pub async fn add_bridge(&self, link: &str) -> Result<(), NftError> {
@@ -210,6 +216,7 @@ impl Firewall {
     }
 
     pub async fn add_port(&self, link: &str, binding: Binding) -> Result<(), NftError> {
+        self.adopt().await?;
         let old = self.shared.wanted.lock().ports.insert(link.to_owned(), binding);
         let t = self.table();
         let mut script = String::new();
@@ -221,6 +228,7 @@ impl Firewall {
     }
 
     pub async fn remove_port(&self, link: &str) -> Result<(), NftError> {
+        self.adopt().await?;
         let old = self.shared.wanted.lock().ports.remove(link);
         let t = self.table();
         let mut script = format!("add element bridge {t} ports {{ {link} }}\ndelete element bridge {t} ports {{ {link} }}\n");
@@ -230,24 +238,14 @@ impl Firewall {
         self.submit(script).await
     }
 
-    /// What should be in the kernel.
-    pub fn wanted(&self) -> Elements {
-        self.shared.wanted.lock().clone()
-    }
-
-    /// How often nft was run since the start.
-    pub fn calls(&self) -> u64 {
-        self.shared.calls.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// What is in the kernel. A missing table is an empty one.
     pub async fn read(&self) -> Result<Elements, NftError> {
         let t = self.table();
         let mut elements = Elements::default();
-        if let Some(json) = self.shared.list(&format!("list set bridge {t} bound")).await? {
+        if let Some(json) = self.shared.list("bridge", &t, "bound").await? {
             elements.ports = values(&json).iter().filter_map(port_of).collect();
         }
-        if let Some(json) = self.shared.list(&format!("list set inet {t} bridges")).await? {
+        if let Some(json) = self.shared.list("inet", &t, "bridges").await? {
             elements.bridges = values(&json).iter().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect();
         }
         Ok(elements)
@@ -335,8 +333,8 @@ impl Shared {
         self.nft(&["-f", "-"], script).await.map(drop)
     }
 
-    async fn list(&self, command: &str) -> Result<Option<serde_json::Value>, NftError> {
-        match self.nft(&["-j", "-f", "-"], format!("{command}\n")).await {
+    async fn list(&self, family: &str, table: &str, set: &str) -> Result<Option<serde_json::Value>, NftError> {
+        match self.nft(&["-j", "list", "set", family, table, set], String::new()).await {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| NftError::Answer(Arc::new(e))),
             Err(NftError::Refused(said)) if said.contains("No such file") => Ok(None),
             Err(e) => Err(e),
@@ -344,7 +342,6 @@ impl Shared {
     }
 
     async fn nft(&self, arguments: &[&str], script: String) -> Result<Vec<u8>, NftError> {
-        self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let run = |e: io::Error| NftError::Run(Arc::new(e));
         let mut command = tokio::process::Command::new("nft");
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
