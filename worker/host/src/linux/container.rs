@@ -96,7 +96,8 @@ pub fn config(node: &NodePlan, vcluster: &VclusterPlan, facts: &HostFacts<'_>) -
     set("lxc.net.0.veth.pair", kernel_names::veth(node.id));
     set("lxc.net.0.link", kernel_names::bridge(vcluster.id));
     set("lxc.net.0.hwaddr", node.mac.to_string());
-    set("lxc.net.0.ipv4.address", format!("{}/{}", node.ip, subnet.prefix()));
+    // With the broadcast address: liblxc's own guess is wrong for a network that does not end at an octet.
+    set("lxc.net.0.ipv4.address", format!("{}/{} {}", node.ip, subnet.prefix(), subnet.broadcast()));
     set("lxc.net.0.ipv4.gateway", subnet.gateway().to_string());
     if let Some(mtu) = facts.mtu {
         set("lxc.net.0.mtu", mtu.to_string());

@@ -92,6 +92,7 @@ impl Base {
         format!(
             r#"add table inet {t}
 add set inet {t} bridges {{ type ifname; }}
+add set inet {t} bridged {{ type ifname . ifname; }}
 add set inet {t} private {{ type ipv4_addr; flags interval; auto-merge; }}
 add chain inet {t} forward {{ type filter hook forward priority -5; policy accept; }}
 add chain inet {t} input {{ type filter hook input priority -5; policy accept; }}
@@ -107,6 +108,7 @@ flush chain inet {t} from_nodes
 flush chain inet {t} to_nodes
 flush chain inet {t} to_host
 add element inet {t} private {{ {private} }}
+add rule inet {t} forward iifname . oifname @bridged accept
 add rule inet {t} forward iifname @bridges jump from_nodes
 add rule inet {t} forward oifname @bridges jump to_nodes
 add rule inet {t} from_nodes ct state established,related accept
@@ -140,6 +142,12 @@ add rule bridge {t} postrouting oifname @ports ether type != {{ ip, arp }} drop
 "#
         )
     }
+}
+
+/// Where bridged packets pass the IP filter too (br_netfilter), the ones that stay on a bridge are let through there: the
+/// bridge table has judged them.
+fn add_bridge(table: &str, link: &str) -> String {
+    format!("add element inet {table} bridges {{ {link} }}\nadd element inet {table} bridged {{ {link} . {link} }}\n")
 }
 
 struct Pending {
@@ -205,14 +213,18 @@ impl Firewall {
 
     pub async fn add_bridge(&self, link: &str) -> Result<(), NftError> {
         self.shared.wanted.lock().bridges.insert(link.to_owned());
-        self.submit(format!("add element inet {} bridges {{ {link} }}\n", self.table())).await
+        self.submit(add_bridge(&self.table(), link)).await
     }
 
     pub async fn remove_bridge(&self, link: &str) -> Result<(), NftError> {
         self.shared.wanted.lock().bridges.remove(link);
         // Adding first makes the removal of what is not there a success.
         let t = self.table();
-        self.submit(format!("add element inet {t} bridges {{ {link} }}\ndelete element inet {t} bridges {{ {link} }}\n")).await
+        self.submit(format!(
+            "{}delete element inet {t} bridges {{ {link} }}\ndelete element inet {t} bridged {{ {link} . {link} }}\n",
+            add_bridge(&t, link)
+        ))
+        .await
     }
 
     pub async fn add_port(&self, link: &str, binding: Binding) -> Result<(), NftError> {
@@ -297,7 +309,7 @@ impl Shared {
         let wanted = self.wanted.lock();
         let mut script = base.script();
         for bridge in &wanted.bridges {
-            script += &format!("add element inet {} bridges {{ {bridge} }}\n", base.table);
+            script += &add_bridge(&base.table, bridge);
         }
         for (link, binding) in &wanted.ports {
             script += &add_port_script(&base.table, link, *binding);
