@@ -170,6 +170,7 @@ fn client_hint(error: &Error) -> String {
         Error::Problem { problem, retry_after } => match (problem.code, retry_after) {
             (Code::NotSignedIn, _) => "sign in with: docklet login".to_owned(),
             (Code::UnknownImage, _) => "see: docklet image list".to_owned(),
+            (Code::Timeout, _) => "allow it more time with --timeout".to_owned(),
             (Code::OverQuota, _) => "see what you use: docklet whoami".to_owned(),
             (Code::Unavailable | Code::TooManyRequests, Some(after)) => format!("try again in {} s", after.as_secs().max(1)),
             (Code::Unavailable, None) => "try again in a moment".to_owned(),

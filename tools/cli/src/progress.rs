@@ -119,11 +119,10 @@ impl Display {
     }
 
     fn end(self) {
-        for bar in &self.steps {
-            bar.finish_and_clear();
-        }
-        self.head.finish_and_clear();
+        // All lines at once: one by one they would flicker.
+        self.head.disable_steady_tick();
         let _ = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 

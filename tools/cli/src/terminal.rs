@@ -79,6 +79,9 @@ enum ToServer {
     Close {},
 }
 
+/// The usual screen, no reports of mouse and pasting, cursor shown, plain text.
+const MODES_OFF: &str = "\x1b[?47l\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?25h\x1b[0m";
+
 /// Output is acknowledged in steps of this many bytes.
 const ACK: u64 = 16 << 10;
 
@@ -124,6 +127,10 @@ pub async fn connect(client: &Client, vcluster: &str, node: &str, session: Optio
             end => break end,
         }
     };
+    if !matches!(end, End::Exit(_)) {
+        // A program in the node that was left alone cannot take back what it asked of this terminal.
+        eprint!("{MODES_OFF}");
+    }
     drop(raw);
     match end {
         // Exit codes have eight bits everywhere.

@@ -4,6 +4,7 @@ use docklet_client::{Client, Target};
 use docklet_types::status::Status;
 use docklet_types::view::{CreateVcluster, NodeView, OperationView, SizeRequest, VclusterView};
 use serde::Serialize;
+use std::time::{Duration, Instant};
 
 use crate::args::{Create, Format, Scale};
 use crate::commands::Context;
@@ -55,10 +56,11 @@ pub fn clusters(vclusters: &[VclusterView], style: Style, now: jiff::Timestamp) 
 pub async fn create(cx: &Context, args: Create) -> Result<()> {
     let client = cx.client()?;
     let size = SizeRequest { cpu: args.cpu, memory_mib: args.memory, disk_mib: args.disk };
+    let began = Instant::now();
     let request = CreateVcluster { name: args.name, nodes: args.nodes, image: args.image, size: (size != SizeRequest::default()).then_some(size) };
     let view = client.create(&request).await?;
     let view = carry(cx, &client, view, Status::Running).await?;
-    show(cx.global.output, &view, || sentence(&view));
+    show(cx.global.output, &view, || sentence(&view, took(cx, began)));
     if cx.waits() && cx.global.output == Format::Table && cx.style().width.is_some() {
         eprintln!("{}", cx.style_err().dim(&format!("a terminal in it: docklet connect {}", view.name)));
     }
@@ -66,30 +68,30 @@ pub async fn create(cx: &Context, args: Create) -> Result<()> {
 }
 
 pub async fn start(cx: &Context, name: &str) -> Result<()> {
-    let client = cx.client()?;
+    let (client, began) = (cx.client()?, Instant::now());
     let view = client.start(name).await?;
-    finish(cx, &client, view, Status::Running).await
+    finish(cx, &client, view, Status::Running, began).await
 }
 
 pub async fn stop(cx: &Context, name: &str) -> Result<()> {
-    let client = cx.client()?;
+    let (client, began) = (cx.client()?, Instant::now());
     let view = client.stop(name).await?;
-    finish(cx, &client, view, Status::Stopped).await
+    finish(cx, &client, view, Status::Stopped, began).await
 }
 
 pub async fn retry(cx: &Context, name: &str) -> Result<()> {
-    let client = cx.client()?;
+    let (client, began) = (cx.client()?, Instant::now());
     let view = client.retry(name).await?;
     let target = settled(&view);
-    finish(cx, &client, view, target).await
+    finish(cx, &client, view, target, began).await
 }
 
 pub async fn scale(cx: &Context, args: Scale) -> Result<()> {
-    let client = cx.client()?;
+    let (client, began) = (cx.client()?, Instant::now());
     let nodes = args.nodes.or(args.count).unwrap_or(1);
     let view = client.scale(&args.name, nodes).await?;
     let target = settled(&view);
-    finish(cx, &client, view, target).await
+    finish(cx, &client, view, target, began).await
 }
 
 /// A stopped vcluster stays stopped when it is scaled or retried; every other one runs afterwards.
@@ -100,9 +102,9 @@ const fn settled(view: &VclusterView) -> Status {
     }
 }
 
-async fn finish(cx: &Context, client: &Client, view: VclusterView, status: Status) -> Result<()> {
+async fn finish(cx: &Context, client: &Client, view: VclusterView, status: Status, began: Instant) -> Result<()> {
     let view = carry(cx, client, view, status).await?;
-    show(cx.global.output, &view, || sentence(&view));
+    show(cx.global.output, &view, || sentence(&view, took(cx, began)));
     Ok(())
 }
 
@@ -115,9 +117,14 @@ async fn carry(cx: &Context, client: &Client, view: VclusterView, status: Status
     progress::wait(client, &view.name, Target::of(&view, status), cx.timeout()).await
 }
 
-/// `demo is running: 3 nodes in 0.93 s`
-pub fn sentence(view: &VclusterView) -> String {
-    let took = view.operation.as_ref().filter(|o| o.ended_at.is_some()).map_or_else(String::new, |o| format!(" in {}", millis(o.millis)));
+/// What the person waited, if anything was waited for.
+fn took(cx: &Context, began: Instant) -> Option<Duration> {
+    cx.waits().then(|| began.elapsed())
+}
+
+/// `demo is running: 3 nodes in 930 ms`
+pub fn sentence(view: &VclusterView, took: Option<Duration>) -> String {
+    let took = took.map_or_else(String::new, |t| format!(" in {}", millis(u64::try_from(t.as_millis()).unwrap_or(u64::MAX))));
     format!("{} is {}: {}{took}\n", view.name, view.status, nodes(view.nodes))
 }
 
