@@ -205,12 +205,12 @@ pub fn count(n: impl fmt::Display, one: &str, many: &str) -> String {
 #[must_use]
 pub fn step_words(step: impl Borrow<Step>) -> &'static str {
     match step.borrow() {
-        Step::Place => "Find a host",
+        Step::Place => "Place on a host",
         Step::Image => "Unpack the image",
         Step::Disk => "Make the disk",
         Step::Network => "Connect the network",
         Step::Boot => "Boot",
-        Step::Ready => "Wait until it answers",
+        Step::Ready => "Become ready",
         Step::Stop => "Shut down",
         Step::Remove => "Clean up",
     }

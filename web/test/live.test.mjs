@@ -103,6 +103,15 @@ test("a deleted vcluster sends its page home", async () => {
   await page.waitForURL(/home-empty/);
 });
 
+test("whoever was signed out meanwhile is led to the sign-in", async () => {
+  await page.goto(`${site.url}/vcluster`);
+  await streaming();
+  // From now on the portal answers as to a stranger.
+  await page.route(/\/(vcluster|live\/vclusters\/spark)$/, (route) => route.fulfill({ status: 303, headers: { Location: "/sign-in" } }));
+  streams[0].destroy();
+  await page.waitForURL(/sign-in/);
+});
+
 test("the progress page becomes the app", async () => {
   await page.goto(`${site.url}/jupyter`);
   await streaming();

@@ -12,21 +12,13 @@ const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.
 let site;
 let browser;
 before(async () => {
-  site = await serve({
-    "GET /live/home": stream, "GET /live/vclusters/spark": stream, "GET /live/vclusters/demo": stream,
-    "GET /live/vclusters/genome-run": stream, "GET /live/vclusters/mpi": stream, "GET /live/vclusters/archive": stream,
-  });
+  site = await serve();
   browser = await browse();
 });
 after(async () => {
   await browser.close();
   await site.close();
 });
-
-function stream(_request, response) {
-  response.writeHead(200, { "Content-Type": "text/event-stream" });
-  response.write(": here\n\n");
-}
 
 for (const name of await names()) {
   test(name, async () => {

@@ -28,6 +28,12 @@ export async function names() {
   return (await readdir(preview)).filter((name) => name.endsWith(".html")).map((name) => path.basename(name, ".html")).sort();
 }
 
+/** A stream on which nothing happens. */
+function quiet(response) {
+  response.writeHead(200, { "Content-Type": "text/event-stream" });
+  response.write(": here\n\n");
+}
+
 /** Serves the previews; `routes` answer first: path → (request, response). */
 export async function serve(routes = {}) {
   const csp = await policy();
@@ -35,6 +41,7 @@ export async function serve(routes = {}) {
     const { pathname } = new URL(request.url, "http://localhost");
     const route = routes[`${request.method} ${pathname}`];
     if (route) return route(request, response);
+    if (pathname.startsWith("/live/")) return quiet(response);
     try {
       const file = path.extname(pathname) ? pathname : `${pathname}.html`;
       const body = await readFile(path.join(preview, path.normalize(file)));

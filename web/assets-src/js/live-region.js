@@ -21,6 +21,12 @@ class LiveRegion extends HTMLElement {
     addEventListener("pagehide", this.onVisible.close = () => this.#close());
     addEventListener("pageshow", this.onVisible);
     if (!document.hidden) this.#open();
+    // The app may answer by the time the page is shown.
+    this.#follow(this.querySelector("[data-go]"));
+  }
+
+  #follow(element) {
+    if (element?.dataset.go) location.replace(element.dataset.go);
   }
 
   disconnectedCallback() {
@@ -40,6 +46,8 @@ class LiveRegion extends HTMLElement {
       this.#say("");
     });
     source.addEventListener("error", () => {
+      // An answer that is no stream closes it for good: who signed out or lost the object must know.
+      if (source.readyState === EventSource.CLOSED) this.#ask();
       this.#close();
       this.#say(navigator.onLine ? "Connection lost. What you see may be old; trying again." : "You are offline. What you see may be old.");
       this.#timer = setTimeout(() => this.#open(), this.#wait);
@@ -66,8 +74,17 @@ class LiveRegion extends HTMLElement {
     if (!element || !this.contains(element)) return;
     await morph(element, html);
     document.dispatchEvent(new CustomEvent("docklet:changed"));
-    const go = document.getElementById(id)?.dataset.go;
-    if (go) location.replace(go);
+    this.#follow(document.getElementById(id));
+  }
+
+  /** Whether this page would still be shown; if not, its own address says why. */
+  async #ask() {
+    try {
+      const answer = await fetch(location.href, { redirect: "manual" });
+      if (answer.type === "opaqueredirect" || [401, 403, 404].includes(answer.status)) location.reload();
+    } catch {
+      // No network: the stream is tried again anyhow.
+    }
   }
 
   #close() {

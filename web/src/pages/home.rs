@@ -110,6 +110,19 @@ impl HomeState {
         self.quota.as_ref().map(|quota| html::quota_meters(&self.usage, quota))
     }
 
+    /// For an administrator, who sees everybody's: what all of them ask for.
+    fn total_nodes(&self) -> u32 {
+        self.vclusters.iter().map(|v| v.view.nodes).sum()
+    }
+
+    fn total_cpus(&self) -> String {
+        html::cpus(self.vclusters.iter().map(|v| f64::from(v.view.nodes) * f64::from(v.view.size.cpu)).sum::<f64>())
+    }
+
+    fn total_memory(&self) -> String {
+        html::mib(self.vclusters.iter().map(|v| u64::from(v.view.nodes) * u64::from(v.view.size.memory_mib)).sum::<u64>())
+    }
+
     fn running(&self) -> usize {
         self.vclusters.iter().filter(|v| v.is_up()).count()
     }
