@@ -208,7 +208,7 @@ impl Db {
     pub async fn set_role_and_state(&self, id: UserId, role: Role, disabled: bool) -> Result<bool, DbError> {
         let keeps_admin = role == Role::Admin && !disabled;
         let done = sqlx::query(
-            "UPDATE users SET role = $1, disabled = $2 WHERE id = $3 AND ($4 = 1 OR EXISTS \
+            "UPDATE users SET role = $1, disabled = $2 WHERE id = $3 AND ($4 = 1 OR role <> 'admin' OR disabled = 1 OR EXISTS \
              (SELECT 1 FROM users other WHERE other.id <> $3 AND other.role = 'admin' AND other.disabled = 0))",
         )
         .bind(role_text(role))

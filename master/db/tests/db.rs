@@ -98,6 +98,9 @@ async fn the_last_administrator_stays_one() {
     // On a file of its own: in a shared database others' administrators count.
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open_file(&dir.path().join("docklet.db")).await.unwrap();
+    // Without any administrator there is none to lose.
+    let ada = user(&db, "ada", Role::User).await;
+    assert!(db.set_role_and_state(ada.id, Role::User, true).await.unwrap());
     let root = user(&db, "root", Role::Admin).await;
     assert!(!db.set_role_and_state(root.id, Role::User, false).await.unwrap());
     assert!(!db.set_role_and_state(root.id, Role::Admin, true).await.unwrap());

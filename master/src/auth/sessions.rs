@@ -1,8 +1,8 @@
 //! Who a token belongs to, kept in memory for a moment; and the news that a session has ended.
 //!
 //! Ending a session (sign-out, password change, disabling) takes effect at once on this master: the cache forgets it and
-//! its live sockets are told. What another master ended is noticed within [`RECHECK`]: cached answers are no older, and
-//! [`Sessions::watch_over`] asks the database about every session that holds a socket.
+//! its live sockets are told. What another master ended is noticed soon, too: cached answers are no older than [`RECHECK`],
+//! and [`Sessions::watch_over`] asks the database about every session that holds a socket.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -21,8 +21,10 @@ use super::actor::{Actor, Via};
 use super::token::{Token, TokenHash};
 use crate::http::problem::chain;
 
-/// How old a cached answer may be, and how often sessions with live sockets are looked up.
+/// How old a cached answer may be.
 pub const RECHECK: Duration = Duration::from_secs(1);
+/// How often sessions with live sockets are looked up: they are to close within two seconds, wherever a session ended.
+const SWEEP: Duration = Duration::from_millis(500);
 /// Use is noted in the database at most this often.
 const TOUCH: Duration = Duration::from_secs(60);
 /// How long a ticket for an app's origin is good.
@@ -269,7 +271,7 @@ impl Sessions {
 
     /// Runs for ever: tells live sockets about sessions that expired or that another master ended.
     pub async fn watch_over(self) {
-        let mut tick = tokio::time::interval(RECHECK);
+        let mut tick = tokio::time::interval(SWEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;

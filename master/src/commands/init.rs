@@ -38,7 +38,7 @@ const BATCH: usize = 100;
 /// Why there is no new system.
 #[derive(Debug, thiserror::Error)]
 enum InitError {
-    #[error("docklet-master runs (process {0}); stop it first")]
+    #[error("it runs (process {0}); stop it first: docklet-master stop")]
     Running(i32),
     #[error("there is already a system in {}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history", .0.display())]
     Exists(PathBuf),

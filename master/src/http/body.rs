@@ -27,6 +27,10 @@ pub struct Json<T> {
 /// # Errors
 /// `malformed_body` where it is no JSON, and where it is JSON of another shape: then with the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // serde would also take a list of a struct's values in their order.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(ApiError::new(Code::MalformedBody, "The body is not a JSON object."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let malformed = |e: &serde_json::Error| ApiError::new(Code::MalformedBody, format!("The body is not JSON: {e}."));
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -90,6 +94,7 @@ mod tests {
         assert_eq!(problem("").0, Code::MalformedBody);
         assert_eq!(problem(r#"{"name":"a","nodes":1} x"#).0, Code::MalformedBody);
         assert_eq!(problem("[]").0, Code::MalformedBody);
+        assert_eq!(problem(r#"["a", 1]"#).0, Code::MalformedBody);
         let cases = [
             (r#"{"name":"a","nodes":"three"}"#, "nodes"),
             (r#"{"name":"a","nodes":1.5}"#, "nodes"),

@@ -68,7 +68,8 @@ async fn bodies_that_cannot_be_read() {
         (r#"{"name":"x","nodes":1,"colour":"red"}"#, Some("colour")),
         (r#"{"name":"x","nodes":1,"size":{"cpu":"many"}}"#, Some("size.cpu")),
         (r#"{"name":"x","nodes":1,"size":{"gpu":1}}"#, Some("gpu")),
-        (r#"{"name":"x","nodes":1,"size":[]}"#, Some("size")),
+        (r#"{"name":"x","nodes":1,"size":7}"#, Some("size")),
+        (r#"["x",1]"#, None),
     ];
     for (text, field) in cases {
         let problem = raw(&site, &ada, "/api/v1/vclusters", text).await.problem(400, "malformed_body");

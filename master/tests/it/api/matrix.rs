@@ -85,6 +85,7 @@ async fn ask(user: &User, case: &Case, path: &str) -> Answer {
     }
     if path.contains("/terminal") {
         request = request
+            .header("origin", user.url.as_str())
             .header("connection", "Upgrade")
             .header("upgrade", "websocket")
             .header("sec-websocket-version", "13")
