@@ -65,7 +65,7 @@ export async function browse({ width = 1280, height = 900, scheme = "light" } = 
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: FLAGS, viewport: { width, height }, colorScheme: scheme,
   });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(30_000);
   return {
     context,
     page: context.pages()[0] ?? await context.newPage(),

@@ -47,7 +47,7 @@ const screen = () => page.evaluate(() => {
 const state = (text) => page.locator(".term-state [role=status]").getByText(text).waitFor();
 
 async function until(what, check) {
-  const end = Date.now() + 5000;
+  const end = Date.now() + 30_000;
   while (!(await check())) {
     assert.ok(Date.now() < end, what);
     await page.waitForTimeout(20);
