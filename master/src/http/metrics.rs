@@ -1,5 +1,7 @@
 //! `GET /metrics`: what Prometheus reads. Names are `docklet_<thing>_<unit>`; labels never name a user or a vcluster.
 
+#![allow(unused_qualifications, reason = "in what utoipa's macro writes")]
+
 use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 use docklet_types::status::Status;
@@ -148,10 +150,9 @@ impl Metrics {
     }
 }
 
-/// `GET /metrics`
-///
-/// # Errors
-/// The text cannot be written.
+/// What Prometheus reads.
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses(
+    (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text")))]
 pub async fn show(
     metrics: web::Data<Metrics>,
     vclusters: web::Data<Vclusters>,

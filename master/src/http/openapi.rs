@@ -1,5 +1,7 @@
 //! `GET /api/v1/openapi.json`: the API's own description. Answers to a wrong method are read from it, too.
 
+#![allow(unused_qualifications, reason = "in what utoipa's macro writes")]
+
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse};
 use docklet_types::problem::{Code, Problem};
@@ -8,7 +10,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi};
 
 use super::problem::ApiError;
-use super::{events, health, hosts, images, nodes, sessions, users, vclusters};
+use super::{events, health, hosts, images, metrics, nodes, sessions, users, vclusters};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +21,7 @@ use super::{events, health, hosts, images, nodes, sessions, users, vclusters};
         vclusters::list, vclusters::create, vclusters::get, vclusters::scale, vclusters::delete,
         vclusters::start, vclusters::stop, vclusters::retry, vclusters::operations,
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
-        images::list, hosts::list, hosts::get, events::events, health::healthz, health::readyz,
+        images::list, hosts::list, hosts::get, events::events, health::healthz, health::readyz, metrics::show, show,
     ),
     components(schemas(Problem)),
     modifiers(&Security),
@@ -61,10 +63,8 @@ fn methods(pattern: &str) -> Vec<&'static str> {
     .collect()
 }
 
-/// `GET /api/v1/openapi.json`
-///
-/// # Errors
-/// The document cannot be written.
+/// This description.
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "health", security(()), responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 pub async fn show() -> Result<HttpResponse, ApiError> {
     let json = DOCUMENT.to_json().map_err(ApiError::internal)?;
     Ok(HttpResponse::Ok().content_type("application/json").body(json))

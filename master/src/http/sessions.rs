@@ -12,15 +12,27 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::body::Json;
 use super::problem::ApiError;
 use crate::auth::gate::{Gate, SignedIn};
-use crate::auth::{Actor, Sessions};
+use crate::auth::{Actor, PortalAddress, Sessions};
+
+/// Where the client is. What a header says of it anybody can write; it is believed only of a web server on this machine,
+/// and only where there must be one: we speak plain HTTP, so an https:// PORTAL_URL means that another takes TLS off.
+fn client_address(request: &HttpRequest) -> IpAddr {
+    let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
+    let behind_tls = request.app_data::<web::Data<PortalAddress>>().is_some_and(|p| p.is_secure());
+    if !(behind_tls && peer.to_canonical().is_loopback()) {
+        return peer;
+    }
+    // The last entry is the one that the web server itself added.
+    let forwarded = request.headers().get_all("x-forwarded-for").last().and_then(|v| v.to_str().ok());
+    forwarded.and_then(|list| list.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
+}
 
 /// Signs in on behalf of a request.
 ///
 /// # Errors
 /// As the gate says.
 pub async fn sign_in(request: &HttpRequest, gate: &Gate, username: &str, password: &str, kind: SessionKind) -> Result<SignedIn, ApiError> {
-    // Of the connection: what a header says of it anybody can write.
-    let address = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
+    let address = client_address(request);
     let agent = request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     Ok(gate.sign_in(username, password, address, kind, agent).await?)
 }
@@ -43,4 +55,29 @@ pub async fn create(request: HttpRequest, gate: web::Data<Gate>, body: Json<Sign
 pub async fn end(actor: Actor, sessions: web::Data<Sessions>) -> Result<HttpResponse, ApiError> {
     sessions.end(actor.session()).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn seen(portal: &str, peer: &str, forwarded: &[&'static str]) -> String {
+        let mut request = TestRequest::post().peer_addr(format!("{peer}:4000").parse().unwrap()).app_data(web::Data::new(PortalAddress::new(portal)));
+        for value in forwarded {
+            request = request.append_header(("x-forwarded-for", *value));
+        }
+        client_address(&request.to_http_request()).to_string()
+    }
+
+    #[test]
+    fn only_a_web_server_of_this_machine_is_believed() {
+        assert_eq!(seen("http://localhost:8000", "127.0.0.1", &["10.0.0.7"]), "127.0.0.1");
+        assert_eq!(seen("https://docklet.example.org", "192.0.2.1", &["10.0.0.7"]), "192.0.2.1");
+        assert_eq!(seen("https://docklet.example.org", "127.0.0.1", &["10.0.0.7"]), "10.0.0.7");
+        assert_eq!(seen("https://docklet.example.org", "127.0.0.1", &["198.51.100.9, 10.0.0.7"]), "10.0.0.7");
+        assert_eq!(seen("https://docklet.example.org", "127.0.0.1", &["198.51.100.9", "10.0.0.7"]), "10.0.0.7");
+        assert_eq!(seen("https://docklet.example.org", "127.0.0.1", &["nonsense"]), "127.0.0.1");
+        assert_eq!(seen("https://docklet.example.org", "127.0.0.1", &[]), "127.0.0.1");
+    }
 }
