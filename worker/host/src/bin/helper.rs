@@ -1,7 +1,7 @@
 //! For this crate's tests: the helper alone, and an init small enough for an image made of a few files.
 //!
 //! `docklet-host-helper helper <op>` is what docklet-worker offers; called as `/sbin/init`, it does what the worker expects
-//! of systemd: `READY=1` to `$NOTIFY_SOCKET`, a listener on port 22, an end on SIGRTMIN+3.
+//! of systemd: `READY=1` to `$NOTIFY_SOCKET`, a listener on port 22, an end on SIGRTMIN+3. SIGUSR1 reboots the node.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -47,6 +47,10 @@ fn init() -> ExitCode {
         if signal == libc::SIGCHLD {
             // SAFETY: reaps whatever has ended.
             while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+        }
+        if signal == libc::SIGUSR1 {
+            // SAFETY: takes a number; in a pid namespace it ends this process and tells the monitor to start init anew.
+            unsafe { libc::reboot(libc::RB_AUTOBOOT) };
         }
         if signal == libc::SIGRTMIN() + 3 && !std::path::Path::new("/etc/deaf").exists() {
             return ExitCode::SUCCESS;

@@ -30,6 +30,8 @@ fn claim_network() -> (Subnet, File, u32) {
 pub struct Linux {
     pub host: LinuxHost,
     pub paths: Paths,
+    /// The installation's name.
+    pub cluster: docklet_types::name::ClusterName,
 }
 
 /// A prepared installation in a directory of its own. `image` fills the images in and names the one to use.
@@ -66,7 +68,7 @@ pub async fn world_with(image: impl FnOnce(&Paths) -> ImageRef, storage: &str) -
     };
     let restarted = Box::new(move || Arc::new(make()) as Arc<dyn crate::world::Everything>);
     let world = World { host: Arc::new(host.clone()), image, net, restarted, end: Some(Box::pin(end)) };
-    (world, Linux { host, paths })
+    (world, Linux { host, paths, cluster: config.cluster_name })
 }
 
 /// Removes whatever a test has left.

@@ -1,0 +1,258 @@
+//! What goes wrong on a real host: boots that fail, helpers that are killed, nodes that reboot themselves, a packet
+//! filter that somebody flushed, readers that do not read. Linux only.
+
+use docklet_types::agent::MAX_EXEC_OUTPUT;
+use docklet_types::agent::frame::Control;
+use docklet_types::id::NodeId;
+use docklet_types::kernel_names;
+use docklet_worker_host::linux::LinuxHost;
+use docklet_worker_host::{Access, Containers, Disks, Machine, Networks, Owner};
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::cases::Terminal;
+use crate::linux::world;
+use crate::world::{READY, cluster, eventually};
+
+async fn sh(host: &LinuxHost, id: NodeId, script: &str) -> docklet_types::agent::ExecOutput {
+    host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY).await.unwrap().expect("it ended in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_fails_says_what_the_console_said() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let host = &linux.host;
+    world.make(&vcluster, &nodes[0]).await;
+    fs::write(linux.paths.node_disk(nodes[0].id).join("upper/etc/fail-to-boot"), "").unwrap();
+    // Either the start itself notices, or the wait does.
+    let begin = Instant::now();
+    let error = match host.start(&nodes[0], &vcluster).await {
+        Err(e) => e,
+        Ok(_) => host.wait_ready(nodes[0].id, READY).await.unwrap_err(),
+    };
+    assert!(begin.elapsed() < Duration::from_secs(5), "nobody waits for a node that is gone");
+    assert!(error.0.log.as_deref().unwrap_or_default().contains("told to fail"), "{error:?}");
+    fs::remove_file(linux.paths.node_disk(nodes[0].id).join("upper/etc/fail-to-boot")).unwrap();
+    host.stop(nodes[0].id, Duration::ZERO).await.unwrap();
+    world.bring_up(&vcluster, &nodes[0]).await;
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_will_not_stop_is_killed() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    world.bring_up(&vcluster, &nodes[0]).await;
+    let begin = Instant::now();
+    host.stop(id, Duration::from_secs(20)).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(10), "a node that obeys does not use up the grace");
+    world.bring_up(&vcluster, &nodes[0]).await;
+    assert_eq!(sh(host, id, "echo > /etc/deaf").await.exit_code, 0);
+    let begin = Instant::now();
+    host.stop(id, Duration::from_millis(300)).await.unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(host.observe().await.unwrap().nodes[&id].init_pid.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_reboots_itself_is_found_again() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    let before = world.bring_up(&vcluster, &nodes[0]).await;
+    assert_eq!(sh(host, id, "kill -USR1 1").await.exit_code, 0);
+    tokio::time::timeout(Duration::from_secs(5), host.wait_end(id)).await.expect("init ended");
+    // Whoever starts it now gets the new init, not a second node.
+    let after = host.start(&nodes[0], &vcluster).await.unwrap();
+    assert_ne!(before, after);
+    host.wait_ready(id, READY).await.unwrap();
+    assert_eq!(host.observe().await.unwrap().nodes[&id].init_pid, Some(after));
+    assert_eq!(sh(host, id, "hostname").await.stdout, "node1\n");
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+/// The worker is killed at any instant of a start: its helper dies with it or goes on alone; the next start copes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_may_be_cut_off_anywhere() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, node) = (&linux.host, &nodes[0]);
+    world.make(&vcluster, node).await;
+    for millis in [0, 5, 10, 20, 30, 45, 60, 80, 110, 150] {
+        let cut = tokio::time::timeout(Duration::from_millis(millis), host.start(node, &vcluster)).await;
+        let new = (world.restarted)();
+        new.start(node, &vcluster).await.unwrap_or_else(|e| panic!("after {millis} ms: {e:?}"));
+        new.wait_ready(node.id, READY).await.unwrap_or_else(|e| panic!("after {millis} ms ({}): {e:?}", cut.is_ok()));
+        let inits = host.inventory().await.unwrap().iter().filter(|o| o.kind == "process").count();
+        assert_eq!(inits, 1, "after {millis} ms: one monitor, not {inits}");
+        host.stop(node.id, Duration::ZERO).await.unwrap();
+    }
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_cleans_up_after_a_dead_monitor() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    let init = world.bring_up(&vcluster, &nodes[0]).await;
+    let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    let monitor = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    assert!(Command::new("kill").args(["-KILL", &monitor]).status().unwrap().success());
+    tokio::time::timeout(Duration::from_secs(5), host.wait_end(id)).await.expect("the node ends with its monitor");
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+    // And a new start is not in the way of what it left.
+    world.bring_up(&vcluster, &nodes[0]).await;
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flushed_packet_filter_is_put_back() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 2);
+    let host = &linux.host;
+    for node in &nodes {
+        world.make(&vcluster, node).await;
+    }
+    let table = format!("docklet_{}", linux.cluster);
+    for family in ["bridge", "inet"] {
+        assert!(Command::new("nft").args(["delete", "table", family, &table]).status().unwrap().success());
+    }
+    host.ensure_port(&nodes[0]).await.unwrap();
+    let elements: Vec<String> = host.inventory().await.unwrap().into_iter().filter(|o| o.kind == "nft_element").map(|o| o.label).collect();
+    assert_eq!(elements.len(), 3, "two ports and a bridge: {elements:?}");
+    let rules = Command::new("nft").args(["list", "table", "inet", &table]).output().unwrap();
+    assert!(String::from_utf8_lossy(&rules.stdout).contains("masquerade"));
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_behind_is_listed_and_what_is_others_is_not() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    world.bring_up(&vcluster, &nodes[0]).await;
+    // Another installation on the same machine sees nothing of this one.
+    let (other, other_linux) = crate::linux::world().await;
+    other.assert_clean().await;
+    drop((other, other_linux));
+
+    let stray = "dkv00000000ff";
+    let bridge = kernel_names::bridge(vcluster.id);
+    let add = format!("ip link add {stray} type veth peer name dtstray && ip link set {stray} master {bridge}");
+    assert!(Command::new("sh").args(["-c", &add]).status().unwrap().success());
+    let lost = linux.paths.node_states().join("0190a5f0-0000-7000-8000-000000000001");
+    fs::create_dir(&lost).unwrap();
+    let found = linux.host.inventory().await.unwrap();
+    assert!(found.iter().any(|o| o.kind == "link" && o.label == stray && o.owner == Owner::Unknown), "{found:#?}");
+    assert!(found.iter().any(|o| o.kind == "directory" && o.label == lost.display().to_string()), "{found:#?}");
+    assert!(Command::new("ip").args(["link", "del", stray]).status().unwrap().success());
+    fs::remove_dir(&lost).unwrap();
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_bounded_and_background_processes_are_not_waited_for() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    world.bring_up(&vcluster, &nodes[0]).await;
+    let much = sh(host, id, "yes | head -c 3000000; echo told >&2").await;
+    assert_eq!((much.stdout.len(), much.truncated, much.stderr.as_str()), (MAX_EXEC_OUTPUT, true, "told\n"));
+    let begin = Instant::now();
+    let left = sh(host, id, "sleep 60 & echo started").await;
+    assert_eq!(left.stdout, "started\n");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let signal = sh(host, id, "kill -TERM $$").await;
+    assert_eq!(signal.exit_code, 128 + libc::SIGTERM);
+    let big = "x".repeat(2_000_000);
+    let echoed = host.exec(id, &["sh".to_owned(), "-c".to_owned(), "cat | head -c 10".to_owned()], &big, READY).await.unwrap().unwrap();
+    assert_eq!(echoed.stdout, "xxxxxxxxxx");
+    // A caller who goes away takes the command along.
+    let _ = tokio::time::timeout(Duration::from_millis(400), host.exec(id, &["sleep".to_owned(), "77".to_owned()], "", READY)).await;
+    eventually("the abandoned command ends", async || !sh(host, id, "cat /proc/[0-9]*/cmdline | head -c 9999999").await.stdout.contains("sleep\u{0}77")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_a_real_one_and_waits_for_its_reader() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    world.bring_up(&vcluster, &nodes[0]).await;
+    let mut terminal = Terminal::new(host.terminal(id, "t", 91, 33).await.unwrap());
+    let mut terminal = tokio::task::spawn_blocking(move || {
+        assert_eq!(terminal.next_control(), Control::Attached { resumed: false });
+        terminal.send("tty; stty size; id -u; echo $HOME-$TERM-$LANG; pwd\n");
+        terminal.until("/dev/pts/");
+        terminal.until("33 91");
+        terminal.until("/root-xterm-256color-C.UTF-8");
+        terminal.control(&Control::Resize { cols: 120, rows: 40 });
+        terminal.send("stty size\n");
+        terminal.until("40 120");
+        // The terminal is the shell's controlling one: ^C reaches what runs in it.
+        terminal.send("sleep 100; echo interrupted=$?\n");
+        std::thread::sleep(Duration::from_millis(300));
+        terminal.send("\u{3}");
+        terminal.send("echo after=$?\n");
+        terminal.until("after=130");
+        terminal.send("yes\n");
+        terminal
+    })
+    .await
+    .unwrap();
+    let holder = host.inventory().await.unwrap().into_iter().find(|o| o.kind == "process" && o.label.contains("helper terminal")).expect("a holder");
+    let pid: i32 = holder.label.split(' ').next().unwrap().parse().unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (cpu, memory) = (ticks(pid), resident_kib(pid));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ticks(pid) - cpu <= 5, "the holder works although nobody reads");
+    assert!(memory < 16 << 10, "{memory} KiB");
+    println!("holder: {memory} KiB resident");
+    tokio::task::spawn_blocking(move || {
+        terminal.send("\u{3}exit 4\n");
+        let mut control = terminal.next_control();
+        while !matches!(control, Control::Exit { .. }) {
+            control = terminal.next_control();
+        }
+        assert!(matches!(control, Control::Exit { .. }));
+    })
+    .await
+    .unwrap();
+}
+
+/// Processor time of a process, in ticks of 10 ms.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_twice_changes_nothing() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let pid = world.bring_up(&vcluster, &nodes[0]).await;
+    let before = linux.host.inventory().await.unwrap();
+    let checks = linux.host.prepare().await.unwrap();
+    assert_eq!(linux.host.inventory().await.unwrap(), before);
+    assert_eq!(linux.host.observe().await.unwrap().nodes[&nodes[0].id].init_pid, Some(pid));
+    let names: std::collections::BTreeSet<&str> = checks.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names.len(), checks.len(), "names of checks are unique");
+    linux.host.remove_port(nodes[0].id).await.unwrap();
+    assert!(linux.host.remove_disk(nodes[0].id).await.is_err());
+}
