@@ -2,8 +2,8 @@
 
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, Me, NodeView, OperationView,
-    ScaleVcluster, Session, SignIn, UserView, VclusterView,
+    AppView, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, Me, NodeView,
+    OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -193,7 +193,12 @@ impl Client {
     pub fn terminal(&self, name: &str, node: &str, session: &str, cols: u16, rows: u16) -> Result<TerminalAddress> {
         let path = ["vclusters", name, "nodes", node, "terminal"];
         let mut call = self.of_owner(Call::new(Method::GET, &path));
-        call.query.extend([("session", session.to_owned()), ("flow", "ack".to_owned()), ("cols", cols.to_string()), ("rows", rows.to_string())]);
+        call.query.extend([
+            ("session", session.to_owned()),
+            ("flow", "ack".to_owned()),
+            ("cols", cols.to_string()),
+            ("rows", rows.to_string()),
+        ]);
         let mut url = self.address(&call)?;
         let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
         url.set_scheme(scheme).map_err(|()| Error::Address { url: self.url().to_owned() })?;

@@ -100,7 +100,11 @@ impl Drop for Server {
     }
 }
 
-async fn serve(socket: TcpStream, kept: &Mutex<Vec<Request>>, answer: &(impl Fn(&Request) -> Answer + ?Sized)) -> io::Result<()> {
+async fn serve(
+    socket: TcpStream,
+    kept: &Mutex<Vec<Request>>,
+    answer: &(impl Fn(&Request) -> Answer + ?Sized),
+) -> io::Result<()> {
     let mut socket = BufReader::new(socket);
     while let Some(request) = read(&mut socket).await? {
         kept.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
@@ -109,7 +113,8 @@ async fn serve(socket: TcpStream, kept: &Mutex<Vec<Request>>, answer: &(impl Fn(
             Answer::With(status, header, body) => (status, header, body),
             Answer::Hangup => return Ok(()),
         };
-        let head = format!("HTTP/1.1 {status} -\r\n{}: {}\r\ncontent-length: {}\r\n\r\n", header.0, header.1, body.len());
+        let head =
+            format!("HTTP/1.1 {status} -\r\n{}: {}\r\ncontent-length: {}\r\n\r\n", header.0, header.1, body.len());
         socket.write_all(head.as_bytes()).await?;
         socket.write_all(body.as_bytes()).await?;
         socket.flush().await?;

@@ -1,7 +1,7 @@
 //! Sending requests and decoding answers: the one place that knows reqwest.
 
 use docklet_types::problem::Problem;
-use reqwest::header::{HeaderValue, AUTHORIZATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -153,7 +153,9 @@ impl Client {
             };
             match pauses.next() {
                 // A refused connection is told at once: a person who mistyped the address should not wait.
-                Some(pause) if call.repeat == Repeat::Safe && matches!(failure, Error::Interrupted { .. }) => tokio::time::sleep(pause).await,
+                Some(pause) if call.repeat == Repeat::Safe && matches!(failure, Error::Interrupted { .. }) => {
+                    tokio::time::sleep(pause).await
+                }
                 _ => return Err(failure),
             }
         }

@@ -53,7 +53,9 @@ fn operation(outcome: &str) -> OperationView {
 /// A client of a server that gives these answers in turn, the last one for ever.
 async fn scripted(answers: Vec<Answer>) -> (Server, Client) {
     let turn = AtomicUsize::new(0);
-    let server = Server::start(move |_| answers[turn.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1)].clone()).await.unwrap();
+    let server = Server::start(move |_| answers[turn.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1)].clone())
+        .await
+        .unwrap();
     let client = Client::new(server.url()).unwrap().with_token("secret").unwrap();
     (server, client)
 }
@@ -66,7 +68,10 @@ async fn a_request_carries_token_owner_and_body() {
     let made = client.create(&request).await.unwrap();
     assert_eq!(made.status, Status::Pending);
     let seen = &server.requests()[0];
-    assert_eq!((seen.method.as_str(), seen.path.as_str(), seen.query.as_str()), ("POST", "/api/v1/vclusters", "owner=bob"));
+    assert_eq!(
+        (seen.method.as_str(), seen.path.as_str(), seen.query.as_str()),
+        ("POST", "/api/v1/vclusters", "owner=bob")
+    );
     assert_eq!(seen.header("authorization"), Some("Bearer secret"));
     assert!(seen.header("idempotency-key").is_some());
     assert_eq!(seen.body, r#"{"name":"demo","nodes":3}"#);
@@ -139,7 +144,10 @@ fn addresses_that_are_none() {
 fn terminals_have_a_websocket_address() {
     let client = Client::new("https://docklet.example/").unwrap().with_token("t").unwrap().with_owner(Some("bob"));
     let terminal = client.terminal("demo", "node1", "s1", 80, 24).unwrap();
-    assert_eq!(terminal.url, "wss://docklet.example/api/v1/vclusters/demo/nodes/node1/terminal?owner=bob&session=s1&flow=ack&cols=80&rows=24");
+    assert_eq!(
+        terminal.url,
+        "wss://docklet.example/api/v1/vclusters/demo/nodes/node1/terminal?owner=bob&session=s1&flow=ack&cols=80&rows=24"
+    );
     assert_eq!(terminal.authorization.as_deref(), Some("Bearer t"));
 }
 

@@ -151,7 +151,9 @@ fn judge(view: &VclusterView, target: Target) -> Verdict {
         Status::Failed | Status::Degraded if over => Verdict::Ended,
         Status::Failed => Verdict::Failing,
         // Somebody stopped, started or deleted it meanwhile.
-        Status::Running | Status::Stopped | Status::Deleting if over || view.generation > target.generation => Verdict::Ended,
+        Status::Running | Status::Stopped | Status::Deleting if over || view.generation > target.generation => {
+            Verdict::Ended
+        }
         _ => Verdict::Underway,
     }
 }

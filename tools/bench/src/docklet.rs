@@ -19,7 +19,9 @@ pub enum DockletError {
     Ready(#[source] WaitError),
     #[error("the nodes were not gone in time")]
     Gone(#[source] WaitError),
-    #[error("no token was given, and the first user's password cannot be read from {path} (give --token or DOCKLET_TOKEN)")]
+    #[error(
+        "no token was given, and the first user's password cannot be read from {path} (give --token or DOCKLET_TOKEN)"
+    )]
     Password { path: PathBuf, source: io::Error },
     #[error("there is no image {0:?} (see: docklet image list)")]
     NoImage(String),
@@ -68,11 +70,19 @@ impl Docklet {
 
     /// From the request to every node ready.
     pub async fn launch(&mut self, nodes: u32) -> Result<Duration> {
-        let request = CreateVcluster { name: self.name.clone(), nodes: i64::from(nodes), image: Some(self.image.clone()), size: None };
+        let request = CreateVcluster {
+            name: self.name.clone(),
+            nodes: i64::from(nodes),
+            image: Some(self.image.clone()),
+            size: None,
+        };
         let began = Instant::now();
         self.made = true;
         let view = self.client.create(&request).await?;
-        self.client.wait(&self.name, Target::of(&view, Status::Running), self.timeout).await.map_err(DockletError::Ready)?;
+        self.client
+            .wait(&self.name, Target::of(&view, Status::Running), self.timeout)
+            .await
+            .map_err(DockletError::Ready)?;
         Ok(began.elapsed())
     }
 
@@ -94,7 +104,13 @@ impl Docklet {
 
     /// Unpacks the image on the host by running one node, and returns the directories of its layers, lowest first.
     pub async fn warm_up(&mut self, fs_prefix: &Path) -> Result<Vec<PathBuf>> {
-        let image = self.client.images().await?.into_iter().find(|i| i.name == self.image).ok_or_else(|| DockletError::NoImage(self.image.clone()))?;
+        let image = self
+            .client
+            .images()
+            .await?
+            .into_iter()
+            .find(|i| i.name == self.image)
+            .ok_or_else(|| DockletError::NoImage(self.image.clone()))?;
         self.launch(1).await?;
         self.remove().await?;
         layers(&Paths::new(fs_prefix).unpacked_images(), &self.image, &image.digest)
@@ -128,8 +144,13 @@ fn layers(root: &Path, image: &str, digest: &str) -> Result<Vec<PathBuf>> {
     }
     let hex = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
     let path = root.join("manifests").join(format!("{}.json", hex(digest)));
-    let bytes = fs::read(&path).map_err(|source| DockletError::NotUnpacked { image: image.to_owned(), path: path.clone(), source })?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|source| DockletError::Manifest { path, source })?;
+    let bytes = fs::read(&path).map_err(|source| DockletError::NotUnpacked {
+        image: image.to_owned(),
+        path: path.clone(),
+        source,
+    })?;
+    let manifest: Manifest =
+        serde_json::from_slice(&bytes).map_err(|source| DockletError::Manifest { path, source })?;
     Ok(manifest.layers.iter().map(|l| root.join("layers").join(hex(&l.digest))).collect())
 }
 
@@ -142,7 +163,11 @@ mod tests {
     fn layers_come_from_the_manifest_in_its_order() {
         let root = std::env::temp_dir().join(format!("docklet-bench-layers-{}", std::process::id()));
         fs::create_dir_all(root.join("manifests")).unwrap();
-        fs::write(root.join("manifests/ab.json"), r#"{"layers":[{"digest":"sha256:01","size":3},{"digest":"sha256:02"}]}"#).unwrap();
+        fs::write(
+            root.join("manifests/ab.json"),
+            r#"{"layers":[{"digest":"sha256:01","size":3},{"digest":"sha256:02"}]}"#,
+        )
+        .unwrap();
         assert_eq!(layers(&root, "small", "sha256:ab").unwrap(), [root.join("layers/01"), root.join("layers/02")]);
         assert!(matches!(layers(&root, "small", "sha256:cd"), Err(DockletError::NotUnpacked { .. })));
         fs::remove_dir_all(&root).unwrap();

@@ -111,7 +111,11 @@ async fn interrupted() -> Result<(), LaunchError> {
     Ok(())
 }
 
-async fn measure(options: &Options, docklet: &mut Option<Docklet>, floor: &mut Option<Floor>) -> Result<Report, LaunchError> {
+async fn measure(
+    options: &Options,
+    docklet: &mut Option<Docklet>,
+    floor: &mut Option<Floor>,
+) -> Result<Report, LaunchError> {
     let say = |text: &str| eprintln!("{text}");
     let layers = match docklet {
         Some(docklet) => {
@@ -131,11 +135,23 @@ async fn measure(options: &Options, docklet: &mut Option<Docklet>, floor: &mut O
             if (round + turn) % 2 == 0 {
                 let Some(docklet) = docklet.as_mut() else { continue };
                 let (ready, gone) = docklet.round().await?;
-                say(&format!("round {}/{}: docklet  ready {:.3} s  gone {:.3} s", round + 1, options.rounds, ready.as_secs_f64(), gone.as_secs_f64()));
+                say(&format!(
+                    "round {}/{}: docklet  ready {:.3} s  gone {:.3} s",
+                    round + 1,
+                    options.rounds,
+                    ready.as_secs_f64(),
+                    gone.as_secs_f64()
+                ));
                 ours.push((ready, gone));
             } else {
                 let (ready, gone) = floor.round(options.nodes, options.timeout).await?;
-                say(&format!("round {}/{}: floor    ready {:.3} s  gone {:.3} s", round + 1, options.rounds, ready.as_secs_f64(), gone.as_secs_f64()));
+                say(&format!(
+                    "round {}/{}: floor    ready {:.3} s  gone {:.3} s",
+                    round + 1,
+                    options.rounds,
+                    ready.as_secs_f64(),
+                    gone.as_secs_f64()
+                ));
                 theirs.push((ready, gone));
             }
         }
@@ -160,7 +176,10 @@ fn table(report: &Report) -> String {
     let title = format!("{} × {}", report.nodes, report.image);
     table.set_header([title.as_str(), "ready", "min", "max", "gone", "min", "max"]);
     let side = |name: &str, side: &Side| {
-        let numbers = [&side.ready_s, &side.gone_s].into_iter().flat_map(|s| [s.median, s.min, s.max]).map(|n| Cell::new(format!("{n:.3} s")));
+        let numbers = [&side.ready_s, &side.gone_s]
+            .into_iter()
+            .flat_map(|s| [s.median, s.min, s.max])
+            .map(|n| Cell::new(format!("{n:.3} s")));
         [Cell::new(name)].into_iter().chain(numbers).collect::<Vec<_>>()
     };
     if let Some(docklet) = &report.docklet {
@@ -168,7 +187,13 @@ fn table(report: &Report) -> String {
     }
     table.add_row(side("lxc-start", &report.floor));
     if let Some(ratio) = &report.ratio {
-        table.add_row([String::from("ratio"), format!("{:.2}", ratio.ready), String::new(), String::new(), format!("{:.2}", ratio.gone)]);
+        table.add_row([
+            String::from("ratio"),
+            format!("{:.2}", ratio.ready),
+            String::new(),
+            String::new(),
+            format!("{:.2}", ratio.gone),
+        ]);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

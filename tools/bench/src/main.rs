@@ -12,7 +12,11 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
-#[command(name = "docklet-bench", version, about = "Measures Docklet against the least work that gives the same result.")]
+#[command(
+    name = "docklet-bench",
+    version,
+    about = "Measures Docklet against the least work that gives the same result."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

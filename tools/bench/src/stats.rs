@@ -21,7 +21,11 @@ impl Series {
         sorted.sort_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Self::default() };
         let middle = sorted.len() / 2;
-        let median = if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] };
+        let median = if sorted.len().is_multiple_of(2) {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        } else {
+            sorted[middle]
+        };
         Self { median, min, max, runs }
     }
 }
@@ -52,7 +56,10 @@ pub struct Ratio {
 impl Ratio {
     pub fn of(side: &Side, floor: &Side) -> Self {
         let ratio = |a: f64, b: f64| if b > 0.0 { (a / b * 1e3).round() / 1e3 } else { f64::NAN };
-        Self { ready: ratio(side.ready_s.median, floor.ready_s.median), gone: ratio(side.gone_s.median, floor.gone_s.median) }
+        Self {
+            ready: ratio(side.ready_s.median, floor.ready_s.median),
+            gone: ratio(side.gone_s.median, floor.gone_s.median),
+        }
     }
 }
 
@@ -70,10 +77,17 @@ impl Machine {
     pub fn look() -> Self {
         let field = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
-            text.lines().find(|l| l.starts_with(key)).and_then(|l| l.split_once(':')).map_or_else(String::new, |(_, v)| v.trim().to_owned())
+            text.lines()
+                .find(|l| l.starts_with(key))
+                .and_then(|l| l.split_once(':'))
+                .map_or_else(String::new, |(_, v)| v.trim().to_owned())
         };
-        let memory_kib: u64 = field("/proc/meminfo", "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let lxc = Command::new("lxc-start").arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+        let memory_kib: u64 =
+            field("/proc/meminfo", "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let lxc = Command::new("lxc-start")
+            .arg("--version")
+            .output()
+            .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             cpu_model: field("/proc/cpuinfo", "model name"),

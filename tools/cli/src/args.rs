@@ -196,7 +196,12 @@ pub struct Scale {
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
     pub name: String,
     /// Number of nodes.
-    #[arg(value_name = "N", required_unless_present = "nodes", conflicts_with = "nodes", allow_negative_numbers = true)]
+    #[arg(
+        value_name = "N",
+        required_unless_present = "nodes",
+        conflicts_with = "nodes",
+        allow_negative_numbers = true
+    )]
     pub count: Option<i64>,
     /// Number of nodes.
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]

@@ -22,7 +22,12 @@ pub fn places(current: &OsStr) -> Vec<CompletionCandidate> {
         None => vclusters(current),
         Some((name, _)) => {
             let owned = name.to_owned();
-            offer(current, ask(|c| async move { Some(c.nodes(&owned).await.ok()?.into_iter().map(|n| format!("{owned}/{}", n.name)).collect()) }))
+            offer(
+                current,
+                ask(|c| async move {
+                    Some(c.nodes(&owned).await.ok()?.into_iter().map(|n| format!("{owned}/{}", n.name)).collect())
+                }),
+            )
         }
     }
 }

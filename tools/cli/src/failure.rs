@@ -67,9 +67,15 @@ impl Failure {
     pub fn hint(&self) -> String {
         match self {
             Self::Client(e) => client_hint(e),
-            Self::NotSignedIn { hint, .. } | Self::TimedOut { hint, .. } | Self::Usage { hint, .. } | Self::NotFound { hint, .. } | Self::Local { hint, .. } => hint.clone(),
+            Self::NotSignedIn { hint, .. }
+            | Self::TimedOut { hint, .. }
+            | Self::Usage { hint, .. }
+            | Self::NotFound { hint, .. }
+            | Self::Local { hint, .. } => hint.clone(),
             Self::Ended(view) => match view.status {
-                Status::Failed | Status::Degraded => format!("see: docklet status {0}; try again: docklet retry {0}", view.name),
+                Status::Failed | Status::Degraded => {
+                    format!("see: docklet status {0}; try again: docklet retry {0}", view.name)
+                }
                 _ => format!("see: docklet status {}", view.name),
             },
             Self::Declined => String::new(),
@@ -143,7 +149,9 @@ pub fn code_of(code: Code) -> u8 {
     match code {
         Code::MalformedBody | Code::BadQuery | Code::Invalid | Code::UnknownImage => USAGE,
         Code::NotFound => NOT_FOUND,
-        Code::NotSignedIn | Code::WrongPassword | Code::AccountDisabled | Code::NotAllowed | Code::OverQuota => NOT_ALLOWED,
+        Code::NotSignedIn | Code::WrongPassword | Code::AccountDisabled | Code::NotAllowed | Code::OverQuota => {
+            NOT_ALLOWED
+        }
         Code::Timeout => TIMED_OUT,
         Code::MethodNotAllowed
         | Code::NameTaken
@@ -163,7 +171,9 @@ fn client_hint(error: &Error) -> String {
         Error::Connection { .. } => "is the server running, and is --url (or DOCKLET_URL) right?".to_owned(),
         Error::Interrupted { .. } => "whether it was carried out is unknown; look with: docklet list".to_owned(),
         Error::Silent { .. } => "the server may be busy; look with: docklet list".to_owned(),
-        Error::Unexpected { .. } => "is --url (or DOCKLET_URL) the address of a Docklet server of this version?".to_owned(),
+        Error::Unexpected { .. } => {
+            "is --url (or DOCKLET_URL) the address of a Docklet server of this version?".to_owned()
+        }
         Error::Address { .. } => "give --url or DOCKLET_URL as http://host:port".to_owned(),
         Error::Token => "sign in again with: docklet login".to_owned(),
         Error::Setup(_) => String::new(),
@@ -172,7 +182,9 @@ fn client_hint(error: &Error) -> String {
             (Code::UnknownImage, _) => "see: docklet image list".to_owned(),
             (Code::Timeout, _) => "allow it more time with --timeout".to_owned(),
             (Code::OverQuota, _) => "see what you use: docklet whoami".to_owned(),
-            (Code::Unavailable | Code::TooManyRequests, Some(after)) => format!("try again in {} s", after.as_secs().max(1)),
+            (Code::Unavailable | Code::TooManyRequests, Some(after)) => {
+                format!("try again in {} s", after.as_secs().max(1))
+            }
             (Code::Unavailable, None) => "try again in a moment".to_owned(),
             (Code::MethodNotAllowed, _) => "is the server of the same version as this command?".to_owned(),
             (Code::Internal, _) => "the server's log says more; an administrator can read it".to_owned(),

@@ -37,7 +37,11 @@ impl Style {
         }
         let set = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
         let colour = !set("NO_COLOR") && env::var_os("TERM").is_none_or(|t| t != "dumb");
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(|n| set(n)).and_then(|n| env::var(n).ok()).unwrap_or_default();
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .find(|n| set(n))
+            .and_then(|n| env::var(n).ok())
+            .unwrap_or_default();
         let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
         Self { colour, symbols: utf8, width: Some(crate::terminal::columns().unwrap_or(80)) }
     }
@@ -150,13 +154,22 @@ pub fn table(columns: &[Column], rows: &[Vec<Value>], style: Style) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
-        .map(|(i, c)| rows.iter().filter_map(|r| r.get(i)).map(|v| v.plain(style).chars().count()).chain([c.title.len()]).max().unwrap_or(0))
+        .map(|(i, c)| {
+            rows.iter()
+                .filter_map(|r| r.get(i))
+                .map(|v| v.plain(style).chars().count())
+                .chain([c.title.len()])
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut shown: Vec<usize> = (0..columns.len()).collect();
     if let Some(width) = style.width {
         let total = |shown: &[usize]| shown.iter().map(|&i| widths[i] + GAP).sum::<usize>();
         while total(&shown) > usize::from(width) {
-            let Some(&most) = shown.iter().filter(|&&i| columns[i].spare > 0).max_by_key(|&&i| columns[i].spare) else { break };
+            let Some(&most) = shown.iter().filter(|&&i| columns[i].spare > 0).max_by_key(|&&i| columns[i].spare) else {
+                break;
+            };
             shown.retain(|&i| i != most);
         }
     }
@@ -209,7 +222,12 @@ pub fn put(bytes: &[u8]) {
 
 /// The text on one line, without control characters.
 pub fn oneline(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// Lines as they are, without control characters that would drive the terminal.

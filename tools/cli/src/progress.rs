@@ -40,7 +40,11 @@ fn failure(error: WaitError, name: &str, what: &str, timeout: Duration) -> Failu
                 Some(reason) => format!("it is {} ({}); ", v.status, reason.message),
                 None => format!("it is {}; ", v.status),
             });
-            Failure::TimedOut { what: what.to_owned(), seconds: timeout.as_secs(), hint: format!("{now}it goes on, see: docklet status {name}") }
+            Failure::TimedOut {
+                what: what.to_owned(),
+                seconds: timeout.as_secs(),
+                hint: format!("{now}it goes on, see: docklet status {name}"),
+            }
         }
     }
 }

@@ -7,7 +7,13 @@ use crate::failure::{Failure, Result};
 
 /// A password: from the terminal without echo, or the first line of standard input.
 pub fn password(prompt: &str) -> Result<String> {
-    let wrong = |e| Failure::local("cannot read the password", "give it on the terminal, or on standard input: docklet login NAME < file", e);
+    let wrong = |e| {
+        Failure::local(
+            "cannot read the password",
+            "give it on the terminal, or on standard input: docklet login NAME < file",
+            e,
+        )
+    };
     let text = if io::stdin().is_terminal() {
         rpassword::prompt_password(prompt).map_err(wrong)?
     } else {
@@ -17,7 +23,10 @@ pub fn password(prompt: &str) -> Result<String> {
     };
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        return Err(Failure::usage("the password is empty", "give it on the terminal, or on standard input: docklet login NAME < file"));
+        return Err(Failure::usage(
+            "the password is empty",
+            "give it on the terminal, or on standard input: docklet login NAME < file",
+        ));
     }
     Ok(text.to_owned())
 }

@@ -27,7 +27,10 @@ impl Sessions {
     /// `$XDG_CONFIG_HOME/docklet/session.json`, or below `~/.config`.
     pub fn locate() -> Option<Self> {
         let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let home = || absolute("HOME").or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.dir));
+        let home = || {
+            absolute("HOME")
+                .or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.dir))
+        };
         let config = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|h| h.join(".config")))?;
         Some(Self::at(config.join("docklet").join("session.json")))
     }

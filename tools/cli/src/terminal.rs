@@ -63,8 +63,12 @@ impl Drop for Raw {
 #[serde(rename_all = "snake_case")]
 enum FromServer {
     /// Whether the shell was there already; then a replay of its output follows.
-    Attached { resumed: bool },
-    Exit { code: i32 },
+    Attached {
+        resumed: bool,
+    },
+    Exit {
+        code: i32,
+    },
     TakenOver {},
 }
 
@@ -72,7 +76,10 @@ enum FromServer {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum ToServer {
-    Resize { cols: u16, rows: u16 },
+    Resize {
+        cols: u16,
+        rows: u16,
+    },
     /// Bytes of output that are on the screen. The server sends only so much ahead of it, so that a program that prints
     /// without end stops as soon as it is interrupted.
     Ack(u64),
@@ -104,7 +111,10 @@ enum End {
 /// Runs the terminal until the shell ends or the person leaves. Returns the shell's exit code.
 pub async fn connect(client: &Client, vcluster: &str, node: &str, session: Option<&str>, style: Style) -> Result<u8> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err(Failure::usage("connect needs a terminal", format!("to run a command without one: docklet exec {vcluster}/{node} -- COMMAND")));
+        return Err(Failure::usage(
+            "connect needs a terminal",
+            format!("to run a command without one: docklet exec {vcluster}/{node} -- COMMAND"),
+        ));
     }
     let named = session.is_some();
     let session = session.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
@@ -112,7 +122,8 @@ pub async fn connect(client: &Client, vcluster: &str, node: &str, session: Optio
     let mut socket = dial(&address(size().unwrap_or((80, 24)))?, client.url()).await?;
     eprintln!("{}", style.dim(&format!("{vcluster}/{node}: type ~. at the start of a line to leave")));
 
-    let raw = Raw::enter().map_err(|e| Failure::local("cannot set up the terminal", "run it in a terminal of its own", e))?;
+    let raw =
+        Raw::enter().map_err(|e| Failure::local("cannot set up the terminal", "run it in a terminal of its own", e))?;
     let mut keys = keys();
     let mut escape = Escape::default();
     let end = loop {
@@ -143,10 +154,17 @@ pub async fn connect(client: &Client, vcluster: &str, node: &str, session: Optio
             }
             Ok(0)
         }
-        End::TakenOver => Err(Failure::Local { what: "this terminal session was taken over from elsewhere".to_owned(), hint: String::new(), source: None }),
+        End::TakenOver => Err(Failure::Local {
+            what: "this terminal session was taken over from elsewhere".to_owned(),
+            hint: String::new(),
+            source: None,
+        }),
         End::Broken(why) => Err(Failure::Local {
             what: format!("the connection to {} is lost: {why}", client.url()),
-            hint: format!("try again: docklet connect {vcluster}/{node}{}", if named { format!(" --session {session}") } else { String::new() }),
+            hint: format!(
+                "try again: docklet connect {vcluster}/{node}{}",
+                if named { format!(" --session {session}") } else { String::new() }
+            ),
             source: None,
         }),
     }
@@ -185,15 +203,28 @@ async fn dial(address: &TerminalAddress, url: &str) -> Result<Socket> {
             let body = response.body().as_deref().unwrap_or_default();
             Err(Failure::Client(match serde_json::from_slice::<Problem>(body) {
                 Ok(problem) => Error::Problem { problem: Box::new(problem), retry_after: None },
-                Err(_) => Error::Unexpected { url: url.to_owned(), status: response.status().as_u16(), body: String::from_utf8_lossy(body).chars().take(200).collect() },
+                Err(_) => Error::Unexpected {
+                    url: url.to_owned(),
+                    status: response.status().as_u16(),
+                    body: String::from_utf8_lossy(body).chars().take(200).collect(),
+                },
             }))
         }
-        Err(e) => Err(Failure::Local { what: format!("cannot open a terminal at {url}: {e}"), hint: "is the server running?".to_owned(), source: None }),
+        Err(e) => Err(Failure::Local {
+            what: format!("cannot open a terminal at {url}: {e}"),
+            hint: "is the server running?".to_owned(),
+            source: None,
+        }),
     }
 }
 
 /// Connects again until it works, the time is over, the server refuses, or the person leaves.
-async fn again(url: &str, address: impl Fn() -> docklet_client::Result<TerminalAddress>, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &mut Escape) -> Option<Socket> {
+async fn again(
+    url: &str,
+    address: impl Fn() -> docklet_client::Result<TerminalAddress>,
+    keys: &mut mpsc::Receiver<Vec<u8>>,
+    escape: &mut Escape,
+) -> Option<Socket> {
     let deadline = Instant::now() + RECONNECT;
     let mut pause = Duration::from_millis(200);
     while Instant::now() < deadline {
@@ -219,7 +250,9 @@ async fn again(url: &str, address: impl Fn() -> docklet_client::Result<TerminalA
 }
 
 async fn talk(socket: &mut Socket, keys: &mut mpsc::Receiver<Vec<u8>>, escape: &mut Escape, named: bool) -> End {
-    let (Ok(mut resized), Ok(mut term), Ok(mut hup)) = (signal(SignalKind::window_change()), signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+    let (Ok(mut resized), Ok(mut term), Ok(mut hup)) =
+        (signal(SignalKind::window_change()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
         return End::Broken("signals cannot be received".to_owned());
     };
     let mut heartbeat = tokio::time::interval(HEARTBEAT);

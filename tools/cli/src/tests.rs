@@ -50,8 +50,13 @@ fn the_definitions_are_sound() {
 
 #[test]
 fn a_command_line_for_create() {
-    let Command::Create(create) = parse("create demo -n 3 --memory 2g --cpu 0.5 --disk 8192").unwrap().command else { panic!() };
-    assert_eq!((create.name.as_str(), create.nodes, create.memory, create.cpu, create.disk), ("demo", 3, Some(2048), Some(0.5), Some(8192)));
+    let Command::Create(create) = parse("create demo -n 3 --memory 2g --cpu 0.5 --disk 8192").unwrap().command else {
+        panic!()
+    };
+    assert_eq!(
+        (create.name.as_str(), create.nodes, create.memory, create.cpu, create.disk),
+        ("demo", 3, Some(2048), Some(0.5), Some(8192))
+    );
 }
 
 #[test]
@@ -104,7 +109,9 @@ fn places() {
 
 #[test]
 fn sizes() {
-    for (text, mib) in [("512", 512), ("512m", 512), ("2g", 2048), ("1.5G", 1536), ("2GiB", 2048), ("1t", 1_048_576), ("-5", -5)] {
+    for (text, mib) in
+        [("512", 512), ("512m", 512), ("2g", 2048), ("1.5G", 1536), ("2GiB", 2048), ("1t", 1_048_576), ("-5", -5)]
+    {
         assert_eq!(parse_mib(text), Ok(mib), "{text}");
     }
     for bad in ["", "g", "2x", "1.5", "0.3m", "2 2g", "nan", "inf", "1e300g", "512k"] {
@@ -149,7 +156,10 @@ fn every_problem_has_its_exit_code() {
 
 #[test]
 fn a_failed_vcluster_says_why_and_what_to_do() {
-    let failed = VclusterView { reason: Some(Reason::new("no_host", "No host has 1 TiB of memory.")), ..view("demo", Status::Failed) };
+    let failed = VclusterView {
+        reason: Some(Reason::new("no_host", "No host has 1 TiB of memory.")),
+        ..view("demo", Status::Failed)
+    };
     let failure = Failure::Ended(Box::new(failed));
     assert_eq!(failure.to_string(), "demo is failed: No host has 1 TiB of memory.");
     assert!(failure.hint().contains("docklet status demo"));
@@ -209,7 +219,11 @@ fn what_a_tenant_wrote_cannot_drive_the_terminal() {
 fn times_as_people_say_them() {
     assert_eq!([millis(83), millis(1249), millis(125_000)], ["83 ms", "1.24 s", "2 min 5 s"]);
     let now = "2026-01-03T00:00:00Z".parse().unwrap();
-    assert_eq!(["2026-01-02T23:59:55Z", "2026-01-02T20:00:00Z", "2025-12-25T00:00:00Z", "2027-01-01T00:00:00Z", "?"].map(|t| age(t, now)), ["5 s", "4 h", "9 d", "0 s", "-"]);
+    assert_eq!(
+        ["2026-01-02T23:59:55Z", "2026-01-02T20:00:00Z", "2025-12-25T00:00:00Z", "2027-01-01T00:00:00Z", "?"]
+            .map(|t| age(t, now)),
+        ["5 s", "4 h", "9 d", "0 s", "-"]
+    );
 }
 
 #[test]
@@ -244,7 +258,8 @@ fn sessions_are_kept_per_server_and_readable_by_their_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let sessions = Sessions::at(dir.path().join("docklet").join("session.json"));
     assert_eq!(sessions.get("http://a").unwrap(), None);
-    let stored = |token: &str| Stored { username: "alice".to_owned(), token: token.to_owned(), expires_at: String::new() };
+    let stored =
+        |token: &str| Stored { username: "alice".to_owned(), token: token.to_owned(), expires_at: String::new() };
     sessions.put("http://a/", stored("1")).unwrap();
     sessions.put("http://b", stored("2")).unwrap();
     assert_eq!(sessions.get("http://a").unwrap().unwrap().token, "1");

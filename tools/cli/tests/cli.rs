@@ -30,7 +30,11 @@ async fn docklet_with(home: &Path, url: &str, args: &str, stdin: &str) -> Done {
     let _ = input.write_all(stdin.as_bytes()).await;
     drop(input);
     let output = child.wait_with_output().await.unwrap();
-    Done { code: output.status.code().unwrap(), out: String::from_utf8(output.stdout).unwrap(), err: String::from_utf8(output.stderr).unwrap() }
+    Done {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
 }
 
 async fn docklet(url: &str, args: &str) -> Done {
@@ -81,7 +85,9 @@ async fn one_cluster(exec: ExecResult) -> Server {
         ("POST", "/api/v1/sessions") if request.body.contains("right") => {
             Answer::json(201, &Session { token: "fresh".to_owned(), expires_at: "2027-01-01T00:00:00Z".to_owned() })
         }
-        ("POST", "/api/v1/sessions") => Answer::problem(&Problem::new(Code::WrongPassword, "User name or password is wrong.")),
+        ("POST", "/api/v1/sessions") => {
+            Answer::problem(&Problem::new(Code::WrongPassword, "User name or password is wrong."))
+        }
         ("DELETE", "/api/v1/sessions/current") => Answer::empty(204),
         ("GET", "/api/v1/vclusters") => Answer::json(200, &[view(Status::Running)]),
         ("POST", "/api/v1/vclusters") => Answer::json(202, &view(Status::Pending)),
@@ -227,7 +233,11 @@ async fn wrong_usage_exits_with_2_and_no_server_with_1() {
     assert_eq!(docklet("nonsense", "list").await.code, 2);
     let none = docklet("http://127.0.0.1:9", "list").await;
     assert_eq!(none.code, 1);
-    assert!(none.err.contains("cannot connect to http://127.0.0.1:9") && none.err.contains("DOCKLET_URL"), "{}", none.err);
+    assert!(
+        none.err.contains("cannot connect to http://127.0.0.1:9") && none.err.contains("DOCKLET_URL"),
+        "{}",
+        none.err
+    );
 }
 
 #[tokio::test]

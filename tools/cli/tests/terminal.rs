@@ -68,7 +68,10 @@ impl Person {
 
     /// Waits for the end and returns the exit code.
     async fn ends(mut self) -> (i32, bool) {
-        let (code, slave) = tokio::task::spawn_blocking(move || (self.child.wait().unwrap().code().unwrap(), self.slave)).await.unwrap();
+        let (code, slave) =
+            tokio::task::spawn_blocking(move || (self.child.wait().unwrap().code().unwrap(), self.slave))
+                .await
+                .unwrap();
         let raw = !tcgetattr(&slave).unwrap().local_flags.contains(LocalFlags::ECHO | LocalFlags::ICANON);
         (code, raw)
     }

@@ -35,7 +35,9 @@ pub fn listens(pid: i32, port: u16) -> bool {
     if network(&pid.to_string()).is_none_or(|n| Some(n) == network("self")) {
         return false;
     }
-    ["tcp", "tcp6"].iter().any(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).is_ok_and(|text| table_listens(&text, port)))
+    ["tcp", "tcp6"].iter().any(|table| {
+        fs::read_to_string(format!("/proc/{pid}/net/{table}")).is_ok_and(|text| table_listens(&text, port))
+    })
 }
 
 fn table_listens(text: &str, port: u16) -> bool {

@@ -95,16 +95,21 @@ impl Floor {
             fs::read_dir(layer).attempting(|| format!("read the layer {}", layer.display()))?;
         }
         let range = LAST_RANGE;
-        let newuidmap = ["/etc/subuid", "/etc/subgid"].iter().all(|f| fs::read_to_string(f).is_ok_and(|t| look::covers(&t, range)));
+        let newuidmap =
+            ["/etc/subuid", "/etc/subgid"].iter().all(|f| fs::read_to_string(f).is_ok_and(|t| look::covers(&t, range)));
         let pool = options.fs_prefix.join("local").join("pool");
         let base = if pool.is_dir() { pool } else { PathBuf::from("/var/tmp") };
         sweep(&base);
         sweep(Path::new("/run"));
         let own = format!("{PREFIX}{}", std::process::id());
         let (disks, run) = (base.join(&own), Path::new("/run").join(&own));
-        let (network, users) = (namespace(CloneFlags::CLONE_NEWNET, "net", |_| Ok(()))?, namespace(CloneFlags::CLONE_NEWUSER, "user", |pid| map_ids(pid, range))?);
+        let (network, users) = (
+            namespace(CloneFlags::CLONE_NEWNET, "net", |_| Ok(()))?,
+            namespace(CloneFlags::CLONE_NEWUSER, "user", |pid| map_ids(pid, range))?,
+        );
         // From here on there is something to remove, so nothing may return before it is in the value.
-        let mut floor = Self { layers, range, newuidmap, network, users, run, disks, host_key: Vec::new(), nodes: Vec::new() };
+        let mut floor =
+            Self { layers, range, newuidmap, network, users, run, disks, host_key: Vec::new(), nodes: Vec::new() };
         match floor.furnish() {
             Ok(()) => Ok(floor),
             Err(e) => {
@@ -121,7 +126,10 @@ impl Floor {
             let path = self.run.join(directory);
             fs::DirBuilder::new().mode(0o755).create(&path).attempting(|| format!("make {}", path.display()))?;
         }
-        fs::DirBuilder::new().mode(0o700).create(&self.disks).attempting(|| format!("make {}", self.disks.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&self.disks)
+            .attempting(|| format!("make {}", self.disks.display()))?;
         let key = self.run.join("host_key");
         command(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f"]).arg(&key))?;
         self.host_key = fs::read(&key).attempting(|| format!("read {}", key.display()))?;
@@ -181,7 +189,8 @@ impl Floor {
             name: name.clone(),
             newuidmap: self.newuidmap,
         };
-        let request = serde_json::to_vec(&request).map_err(io::Error::from).attempting(|| "describe a container".to_owned())?;
+        let request =
+            serde_json::to_vec(&request).map_err(io::Error::from).attempting(|| "describe a container".to_owned())?;
         let errors = self.run.join(format!("{name}.err"));
         let errors = File::create(&errors).attempting(|| format!("make {}", errors.display()))?;
         let program = std::env::current_exe().attempting(|| "find this program".to_owned())?;
@@ -191,7 +200,8 @@ impl Floor {
         // Even where this program is killed, nothing of it runs on: the monitor ends, and by LXC's default its container.
         // SAFETY: prctl is one system call in a process that has one thread.
         unsafe { helper.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)) };
-        let mut monitor = tokio::process::Command::from(helper).spawn().attempting(|| "start a container's helper".to_owned())?;
+        let mut monitor =
+            tokio::process::Command::from(helper).spawn().attempting(|| "start a container's helper".to_owned())?;
         let wrote = monitor.stdin.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe)).and_then(|stdin| {
             // A description fits the pipe: this never waits.
             File::from(stdin.into_owned_fd()?).write_all(&request)
@@ -216,7 +226,10 @@ impl Floor {
             chown(directory, Some(owner), Some(owner))?;
         }
         let name = format!("node{}\n", index + 1);
-        for (file, mode, content) in [("etc/hostname", 0o644, name.as_bytes()), ("etc/ssh/ssh_host_ed25519_key", 0o600, self.host_key.as_slice())] {
+        for (file, mode, content) in [
+            ("etc/hostname", 0o644, name.as_bytes()),
+            ("etc/ssh/ssh_host_ed25519_key", 0o600, self.host_key.as_slice()),
+        ] {
             let path = upper.join(file);
             fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?.write_all(content)?;
             chown(&path, Some(owner), Some(owner))?;
@@ -267,7 +280,8 @@ impl Floor {
                 return Ok(());
             }
             if began.elapsed() > timeout {
-                let log = self.nodes.iter().find(|n| !n.ready).map_or_else(String::new, |n| look::log(&self.run, &n.name));
+                let log =
+                    self.nodes.iter().find(|n| !n.ready).map_or_else(String::new, |n| look::log(&self.run, &n.name));
                 return Err(FloorError::NotReady { ready, all: self.nodes.len(), after: timeout, log });
             }
             tokio::time::sleep(LOOK).await;
@@ -298,7 +312,9 @@ impl Floor {
                 continue;
             }
             match fs::remove_dir_all(&node.disk) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => failure = Some(Err(e).attempting(|| format!("remove {}", node.disk.display()))),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    failure = Some(Err(e).attempting(|| format!("remove {}", node.disk.display())))
+                }
                 _ => {}
             }
         }
@@ -320,7 +336,9 @@ impl Floor {
         }
         for directory in [&self.run, &self.disks] {
             match fs::remove_dir_all(directory) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => eprintln!("docklet-bench: {} is left behind: {e}", directory.display()),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    eprintln!("docklet-bench: {} is left behind: {e}", directory.display())
+                }
                 _ => {}
             }
         }

@@ -62,7 +62,11 @@ pub fn run() -> Result<(), StageError> {
 }
 
 fn find(program: &str) -> io::Result<PathBuf> {
-    ["/usr/bin", "/usr/local/bin"].iter().map(|d| Path::new(d).join(program)).find(|p| p.exists()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    ["/usr/bin", "/usr/local/bin"]
+        .iter()
+        .map(|d| Path::new(d).join(program))
+        .find(|p| p.exists())
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Layers, id-mapped and read-only, under an overlay that writes to the container's disk.
@@ -70,12 +74,24 @@ fn root(request: &Request, users: &File) -> Result<(), StageError> {
     attempt("make a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
     let none = None::<&str>;
     attempt("detach it from the host's", mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none))?;
-    attempt("mount the stage", mount(Some("bench"), &request.stage, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755,size=64k")))?;
+    attempt(
+        "mount the stage",
+        mount(
+            Some("bench"),
+            &request.stage,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=0755,size=64k"),
+        ),
+    )?;
     attempt("enter the stage", std::env::set_current_dir(&request.stage))?;
     // liblxc looks for the bridge in /sys/class/net, which shows the network namespace that /sys was mounted in.
     attempt("make a mount point", fs::create_dir("c"))?;
     attempt("keep the cgroups", mount(Some("/sys/fs/cgroup"), "c", none, MsFlags::MS_BIND | MsFlags::MS_REC, none))?;
-    attempt("mount /sys", mount(Some("bench"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none))?;
+    attempt(
+        "mount /sys",
+        mount(Some("bench"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none),
+    )?;
     attempt("put the cgroups back", mount(Some("c"), "/sys/fs/cgroup", none, MsFlags::MS_MOVE, none))?;
     let mut lower = Vec::new();
     for (index, layer) in request.layers.iter().enumerate() {
@@ -91,7 +107,10 @@ fn root(request: &Request, users: &File) -> Result<(), StageError> {
     }
     attempt("bind the disk", mount(Some(&request.disk), "d", none, MsFlags::MS_BIND, none))?;
     let options = format!("lowerdir={},upperdir=d/upper,workdir=d/work,redirect_dir=on", lower.join(":"));
-    attempt("mount the overlay", mount(Some("bench"), "m", Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())))?;
+    attempt(
+        "mount the overlay",
+        mount(Some("bench"), "m", Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())),
+    )?;
     attempt("leave the stage", std::env::set_current_dir("/"))
 }
 
@@ -114,13 +133,43 @@ fn idmapped(source: &Path, users: &File, target: &str) -> io::Result<()> {
     let source = CString::new(source.as_os_str().as_bytes())?;
     let target = CString::new(target)?;
     // SAFETY: the path is a C string that outlives the call.
-    let fd = checked(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint) })?;
+    let fd = checked(unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            libc::AT_FDCWD,
+            source.as_ptr(),
+            OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint,
+        )
+    })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     let tree = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    let attr = MountAttr { set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd: users.as_raw_fd() as u64 };
+    let attr = MountAttr {
+        set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_IDMAP,
+        clear: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
     // SAFETY: `attr` has the kernel's layout and its true size is passed.
-    checked(unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const attr, size_of::<MountAttr>()) })?;
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })?;
     // SAFETY: both paths are C strings that outlive the call.
-    checked(unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH) })?;
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })?;
     Ok(())
 }

@@ -30,9 +30,13 @@ pub async fn login(cx: &Context, user: Option<String>) -> Result<()> {
     {
         let _ = old.sign_out().await;
     }
-    sessions
-        .put(cx.url(), stored)
-        .map_err(|e| Failure::local(format!("cannot write {}", sessions.path().display()), "make the directory writable, or set XDG_CONFIG_HOME", e))?;
+    sessions.put(cx.url(), stored).map_err(|e| {
+        Failure::local(
+            format!("cannot write {}", sessions.path().display()),
+            "make the directory writable, or set XDG_CONFIG_HOME",
+            e,
+        )
+    })?;
     eprintln!("signed in as {username} at {}", cx.url());
     if cx.global.token.is_some() {
         eprintln!("note: --token (or DOCKLET_TOKEN) is set and is used in place of this session");
@@ -64,7 +68,11 @@ fn ask_user(url: &str) -> Result<String> {
         .and_then(|()| io::stdin().lock().read_line(&mut line))
         .map_err(|e| Failure::local("cannot read the user name", "give it: docklet login USER", e))?;
     let typed = line.trim();
-    if typed.is_empty() { own.ok_or_else(|| Failure::usage("no user name", "give it: docklet login USER")) } else { Ok(typed.to_owned()) }
+    if typed.is_empty() {
+        own.ok_or_else(|| Failure::usage("no user name", "give it: docklet login USER"))
+    } else {
+        Ok(typed.to_owned())
+    }
 }
 
 pub async fn logout(cx: &Context) -> Result<()> {
@@ -79,7 +87,9 @@ pub async fn logout(cx: &Context) -> Result<()> {
     // With --token the stored session is another one and stays.
     if cx.global.token.is_none() {
         let sessions = cx.sessions()?;
-        sessions.forget(cx.url()).map_err(|e| Failure::local(format!("cannot write {}", sessions.path().display()), "remove the file by hand", e))?;
+        sessions.forget(cx.url()).map_err(|e| {
+            Failure::local(format!("cannot write {}", sessions.path().display()), "remove the file by hand", e)
+        })?;
     }
     match ended {
         Ok(()) => {}
@@ -137,10 +147,13 @@ pub async fn user(cx: &Context, command: UserCommand) -> Result<()> {
         }
         UserCommand::Disable { name } => {
             let user = client.change_user(&name, &ChangeUser { disabled: Some(true), ..ChangeUser::default() }).await?;
-            show(cx.global.output, &user, || format!("{} can no longer sign in; running vclusters run on\n", user.username));
+            show(cx.global.output, &user, || {
+                format!("{} can no longer sign in; running vclusters run on\n", user.username)
+            });
         }
         UserCommand::Enable { name } => {
-            let user = client.change_user(&name, &ChangeUser { disabled: Some(false), ..ChangeUser::default() }).await?;
+            let user =
+                client.change_user(&name, &ChangeUser { disabled: Some(false), ..ChangeUser::default() }).await?;
             show(cx.global.output, &user, || format!("{} can sign in again\n", user.username));
         }
         UserCommand::Passwd { name } => {
@@ -148,9 +161,11 @@ pub async fn user(cx: &Context, command: UserCommand) -> Result<()> {
             let name = name.unwrap_or_else(|| me.username.clone());
             let own = name == me.username;
             // The first line of standard input is the current one, the second the new one.
-            let current_password = if own { Some(prompt::password(&format!("Current password of {name}: "))?) } else { None };
+            let current_password =
+                if own { Some(prompt::password(&format!("Current password of {name}: "))?) } else { None };
             let password = Some(prompt::new_password(&name)?);
-            let user = client.change_user(&name, &ChangeUser { password, current_password, ..ChangeUser::default() }).await?;
+            let user =
+                client.change_user(&name, &ChangeUser { password, current_password, ..ChangeUser::default() }).await?;
             show(cx.global.output, &user, || format!("{} has a new password\n", user.username));
         }
         UserCommand::Remove { name, yes } => {
@@ -161,7 +176,9 @@ pub async fn user(cx: &Context, command: UserCommand) -> Result<()> {
             };
             prompt::confirm(&lost, yes)?;
             client.delete_user(&name).await?;
-            show(cx.global.output, &serde_json::json!({ "username": name, "removed": true }), || format!("removed {name}\n"));
+            show(cx.global.output, &serde_json::json!({ "username": name, "removed": true }), || {
+                format!("removed {name}\n")
+            });
         }
     }
     Ok(())
@@ -189,7 +206,10 @@ fn list(users: &[UserView], cx: &Context) -> String {
                 u.usage.vclusters.to_string().into(),
                 u.usage.nodes.to_string().into(),
                 mib(u.usage.memory_mib).into(),
-                u.last_seen.as_deref().map_or_else(|| "never".to_owned(), |at| format!("{} ago", output::age(at, now))).into(),
+                u.last_seen
+                    .as_deref()
+                    .map_or_else(|| "never".to_owned(), |at| format!("{} ago", output::age(at, now)))
+                    .into(),
                 u.first_id.to_string().into(),
             ]
         })
@@ -203,7 +223,13 @@ mod tests {
 
     #[test]
     fn passwords_are_in_the_clear_only_over_http_to_elsewhere() {
-        for safe in ["https://docklet.example", "http://localhost:8000", "http://127.0.0.1", "http://[::1]:8000/", "http://x.localhost"] {
+        for safe in [
+            "https://docklet.example",
+            "http://localhost:8000",
+            "http://127.0.0.1",
+            "http://[::1]:8000/",
+            "http://x.localhost",
+        ] {
             assert!(!in_the_clear(safe), "{safe}");
         }
         for open in ["http://docklet.example:8000", "http://192.168.1.2", "http://localhost.example"] {

@@ -28,7 +28,15 @@ pub fn clusters(vclusters: &[VclusterView], style: Style, now: jiff::Timestamp) 
     }
     // The owner says nothing where all are one's own.
     let owners = vclusters.iter().any(|v| v.owner != vclusters[0].owner);
-    let mut columns = vec![column("NAME"), column("STATUS"), column("NODES").right(), column("IMAGE").spare(3), column("SUBNET").spare(4), column("AGE").spare(2), column("REASON").spare(1)];
+    let mut columns = vec![
+        column("NAME"),
+        column("STATUS"),
+        column("NODES").right(),
+        column("IMAGE").spare(3),
+        column("SUBNET").spare(4),
+        column("AGE").spare(2),
+        column("REASON").spare(1),
+    ];
     if owners {
         columns.insert(1, column("OWNER"));
     }
@@ -57,7 +65,12 @@ pub async fn create(cx: &Context, args: Create) -> Result<()> {
     let client = cx.client()?;
     let size = SizeRequest { cpu: args.cpu, memory_mib: args.memory, disk_mib: args.disk };
     let began = Instant::now();
-    let request = CreateVcluster { name: args.name, nodes: args.nodes, image: args.image, size: (size != SizeRequest::default()).then_some(size) };
+    let request = CreateVcluster {
+        name: args.name,
+        nodes: args.nodes,
+        image: args.image,
+        size: (size != SizeRequest::default()).then_some(size),
+    };
     let view = client.create(&request).await?;
     let view = carry(cx, &client, view, Status::Running).await?;
     show(cx.global.output, &view, || sentence(&view, took(cx, began)));
@@ -124,7 +137,8 @@ fn took(cx: &Context, began: Instant) -> Option<Duration> {
 
 /// `demo is running: 3 nodes in 930 ms`
 pub fn sentence(view: &VclusterView, took: Option<Duration>) -> String {
-    let took = took.map_or_else(String::new, |t| format!(" in {}", millis(u64::try_from(t.as_millis()).unwrap_or(u64::MAX))));
+    let took =
+        took.map_or_else(String::new, |t| format!(" in {}", millis(u64::try_from(t.as_millis()).unwrap_or(u64::MAX))));
     format!("{} is {}: {}{took}\n", view.name, view.status, nodes(view.nodes))
 }
 
@@ -136,7 +150,13 @@ pub async fn delete(cx: &Context, names: &[String], yes: bool) -> Result<()> {
         doomed.push(client.vcluster(name).await?);
     }
     let lost: Vec<String> = doomed.iter().map(|v| format!("{} ({})", v.name, nodes(v.nodes))).collect();
-    prompt::confirm(&format!("Delete {}? Everything on the disks of these nodes is lost; the shared directory ~/nfs stays.", lost.join(", ")), yes)?;
+    prompt::confirm(
+        &format!(
+            "Delete {}? Everything on the disks of these nodes is lost; the shared directory ~/nfs stays.",
+            lost.join(", ")
+        ),
+        yes,
+    )?;
     let mut failure = None;
     for view in &doomed {
         let outcome = match cx.waits() {
@@ -146,9 +166,17 @@ pub async fn delete(cx: &Context, names: &[String], yes: bool) -> Result<()> {
         match outcome {
             Ok(()) => {
                 let state = if cx.waits() { "absent" } else { "deleting" };
-                show(cx.global.output, &serde_json::json!({ "name": view.name, "owner": view.owner, "status": state }), || {
-                    if cx.waits() { format!("deleted {}\n", view.name) } else { format!("{} is being deleted\n", view.name) }
-                });
+                show(
+                    cx.global.output,
+                    &serde_json::json!({ "name": view.name, "owner": view.owner, "status": state }),
+                    || {
+                        if cx.waits() {
+                            format!("deleted {}\n", view.name)
+                        } else {
+                            format!("{} is being deleted\n", view.name)
+                        }
+                    },
+                );
             }
             // The others are still deleted; the first failure is told at the end, the rest here.
             Err(e) if failure.is_none() => failure = Some(e),
@@ -218,7 +246,14 @@ fn outcome(operation: &OperationView) -> String {
 }
 
 pub fn members(nodes: &[NodeView], style: Style) -> String {
-    let columns = [column("NODE"), column("STATUS"), column("IP"), column("HOST").spare(3), column("READY IN").right().spare(4), column("REASON").spare(1)];
+    let columns = [
+        column("NODE"),
+        column("STATUS"),
+        column("IP"),
+        column("HOST").spare(3),
+        column("READY IN").right().spare(4),
+        column("REASON").spare(1),
+    ];
     let rows: Vec<Vec<Value>> = nodes
         .iter()
         .map(|n| {
@@ -236,7 +271,13 @@ pub fn members(nodes: &[NodeView], style: Style) -> String {
 }
 
 fn change(operation: &OperationView, style: Style) -> String {
-    let mut text = format!("{} by {}, {}: {}\n", style.bold(&operation.action), operation.actor, operation.started_at, outcome(operation));
+    let mut text = format!(
+        "{} by {}, {}: {}\n",
+        style.bold(&operation.action),
+        operation.actor,
+        operation.started_at,
+        outcome(operation)
+    );
     if let Some(reason) = &operation.reason {
         text.push_str(&format!("  {}\n", oneline(&reason.message)));
     }

@@ -61,7 +61,9 @@ impl Context {
     }
 
     fn sessions(&self) -> Result<&Sessions> {
-        self.sessions.as_ref().ok_or_else(|| Failure::usage("there is no home directory to keep the session in", "set HOME, or use --token"))
+        self.sessions.as_ref().ok_or_else(|| {
+            Failure::usage("there is no home directory to keep the session in", "set HOME, or use --token")
+        })
     }
 
     /// A client without a token.
@@ -77,7 +79,11 @@ impl Context {
         }
         let stored = match &self.sessions {
             Some(sessions) => sessions.get(self.url()).map_err(|e| {
-                Failure::local(format!("cannot read {}", sessions.path().display()), "remove it and sign in again with: docklet login", e)
+                Failure::local(
+                    format!("cannot read {}", sessions.path().display()),
+                    "remove it and sign in again with: docklet login",
+                    e,
+                )
             })?,
             None => None,
         };
@@ -98,11 +104,17 @@ fn root_hint() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    let conf = std::env::var("DOCKLET_CONF").ok().and_then(|p| fs::read_to_string(p).ok()).or_else(|| fs::read_to_string("/etc/docklet/docklet.conf").ok());
+    let conf = std::env::var("DOCKLET_CONF")
+        .ok()
+        .and_then(|p| fs::read_to_string(p).ok())
+        .or_else(|| fs::read_to_string("/etc/docklet/docklet.conf").ok());
     let config = Config::parse(&conf.unwrap_or_default(), std::env::vars()).ok()?;
     let file = Paths::new(config.fs_prefix).generated_password();
     fs::File::open(&file).ok()?;
-    Some(format!("you are root on the server's host; sign in as its first user with: docklet login root < {}", file.display()))
+    Some(format!(
+        "you are root on the server's host; sign in as its first user with: docklet login root < {}",
+        file.display()
+    ))
 }
 
 /// Does it; the exit code of success is 0 but for commands that run in nodes.
@@ -110,7 +122,11 @@ pub async fn run(cx: &Context, command: Command) -> Result<u8> {
     let outcome = dispatch(cx, command).await;
     match outcome {
         // A session that ended is told like none at all.
-        Err(Failure::Client(Error::Problem { problem, .. })) if problem.code == Code::NotSignedIn && cx.global.token.is_none() => Err(cx.not_signed_in()),
+        Err(Failure::Client(Error::Problem { problem, .. }))
+            if problem.code == Code::NotSignedIn && cx.global.token.is_none() =>
+        {
+            Err(cx.not_signed_in())
+        }
         other => other,
     }
 }
@@ -146,7 +162,9 @@ fn completion(shell: Shell) -> Result<()> {
     let shells = clap_complete::env::Shells::builtins();
     let wrong = |e| Failure::local("cannot write the script", "", e);
     match shells.completer(&shell.to_string()) {
-        Some(completer) => completer.write_registration("COMPLETE", "docklet", "docklet", "docklet", &mut script).map_err(wrong)?,
+        Some(completer) => {
+            completer.write_registration("COMPLETE", "docklet", "docklet", "docklet", &mut script).map_err(wrong)?
+        }
         None => clap_complete::generate(shell, &mut Cli::command(), "docklet", &mut script),
     }
     put(&script);

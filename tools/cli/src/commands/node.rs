@@ -22,7 +22,10 @@ const LOOK: Duration = Duration::from_millis(250);
 
 pub async fn exec(cx: &Context, args: Exec) -> Result<u8> {
     let Place { vcluster, node: Some(node) } = args.place else {
-        return Err(Failure::usage("which node?", format!("write it as NAME/NODE: docklet exec {}/node1 -- COMMAND", args.place.vcluster)));
+        return Err(Failure::usage(
+            "which node?",
+            format!("write it as NAME/NODE: docklet exec {}/node1 -- COMMAND", args.place.vcluster),
+        ));
     };
     let client = cx.client()?;
     let stdin = if args.no_stdin { String::new() } else { input(args.stdin)? };
@@ -38,7 +41,9 @@ pub async fn exec(cx: &Context, args: Exec) -> Result<u8> {
         }
     }
     if result.truncated {
-        eprintln!("docklet: the output was longer than 1 MiB and is cut; let the command write to a file in ~/nfs instead");
+        eprintln!(
+            "docklet: the output was longer than 1 MiB and is cut; let the command write to a file in ~/nfs instead"
+        );
     }
     // Exit codes have eight bits everywhere.
     Ok((result.exit_code & 0xff) as u8)
@@ -57,7 +62,9 @@ fn input(insist: bool) -> Result<String> {
         let patience = Timespec::try_from(SILENCE).ok();
         match poll(&mut fds, patience.as_ref()) {
             Ok(0) => {
-                eprintln!("docklet: standard input is silent; running without it (-i waits for it, -n leaves it alone)");
+                eprintln!(
+                    "docklet: standard input is silent; running without it (-i waits for it, -n leaves it alone)"
+                );
                 return Ok(String::new());
             }
             Ok(_) => {}
@@ -103,7 +110,11 @@ pub async fn open(cx: &Context, place: Place, print: bool) -> Result<()> {
     while cx.waits() && app.status != AppStatus::Running {
         if app.status == AppStatus::Failed {
             let why = app.reason.map_or_else(String::new, |r| format!(": {}", oneline(&r.message)));
-            return Err(Failure::Local { what: format!("Jupyter did not start in {vcluster}/{node}{why}"), hint: format!("see: docklet logs {vcluster}/{node}"), source: None });
+            return Err(Failure::Local {
+                what: format!("Jupyter did not start in {vcluster}/{node}{why}"),
+                hint: format!("see: docklet logs {vcluster}/{node}"),
+                source: None,
+            });
         }
         if Instant::now() >= deadline {
             return Err(Failure::TimedOut {
@@ -133,7 +144,8 @@ fn browse(url: &str) {
     }
     // Only web addresses: a server must not be able to start other programs here.
     if url.starts_with("http://") || url.starts_with("https://") {
-        let _ = Command::new("xdg-open").arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let _ =
+            Command::new("xdg-open").arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     }
 }
 
@@ -143,7 +155,10 @@ async fn resolve(client: &Client, place: Place) -> Result<(String, String)> {
         Some(node) => Ok((place.vcluster, node)),
         None => {
             let first = client.nodes(&place.vcluster).await?.into_iter().next();
-            let node = first.ok_or_else(|| Failure::NotFound { what: format!("{} has no nodes", place.vcluster), hint: format!("see: docklet status {}", place.vcluster) })?;
+            let node = first.ok_or_else(|| Failure::NotFound {
+                what: format!("{} has no nodes", place.vcluster),
+                hint: format!("see: docklet status {}", place.vcluster),
+            })?;
             Ok((place.vcluster, node.name))
         }
     }

@@ -16,7 +16,13 @@ pub async fn image(cx: &Context, command: ImageCommand) -> Result<()> {
 }
 
 fn image_table(images: &[ImageView], style: Style) -> String {
-    let columns = [column("IMAGE"), column("SIZE").right(), column("AGE").spare(2), column("DIGEST").spare(3), column("DESCRIPTION").spare(1)];
+    let columns = [
+        column("IMAGE"),
+        column("SIZE").right(),
+        column("AGE").spare(2),
+        column("DIGEST").spare(3),
+        column("DESCRIPTION").spare(1),
+    ];
     let now = jiff::Timestamp::now();
     let rows: Vec<Vec<Value>> = images
         .iter()
@@ -92,7 +98,11 @@ fn disk(h: &HostView) -> String {
 }
 
 fn thousandths(millis: u64) -> String {
-    if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{}.{}", millis / 1000, millis % 1000 / 100) }
+    if millis.is_multiple_of(1000) {
+        (millis / 1000).to_string()
+    } else {
+        format!("{}.{}", millis / 1000, millis % 1000 / 100)
+    }
 }
 
 fn host_facts(host: &HostView, style: Style) -> String {
