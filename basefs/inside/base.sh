@@ -17,19 +17,6 @@ install_jupyter() {
   cp "$BUILD/jupyter_server_config.json" /etc/jupyter/jupyter_server_config.json
 }
 
-# Terminals, scripts and `docklet exec` find the same Python as notebooks do: /usr/local/bin is first in every PATH.
-put_on_path() {
-  local name
-  for name in jupyter jupyter-lab jupyter-server jupyter-nbconvert ipython pip pip3; do
-    ln -sf "/opt/jupyter/bin/$name" "/usr/local/bin/$name"
-  done
-  # Through a link Python would not find its environment.
-  for name in python python3; do
-    printf '#!/bin/sh\nexec /opt/jupyter/bin/%s "$@"\n' "$name" >"/usr/local/bin/$name"
-    chmod 0755 "/usr/local/bin/$name"
-  done
-}
-
 # What only developers of the packages read. Source maps alone are a third of JupyterLab.
 trim_jupyter() {
   find /opt/jupyter -name '*.map' -delete
@@ -45,7 +32,8 @@ compile_bytecode() {
 
 install_profile base
 install_jupyter
-put_on_path
+# Terminals, scripts and `docklet exec` find the same Python as notebooks do: /usr/local/bin is first in every PATH.
+wrap_jupyter_programs python python3 pip pip3 ipython jupyter jupyter-lab jupyter-server jupyter-nbconvert
 trim_jupyter
 compile_bytecode
 clean

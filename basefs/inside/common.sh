@@ -16,6 +16,15 @@ install_profile() {
   apt-get install -qq --yes --no-install-recommends -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io "${packages[@]}"
 }
 
+# Puts programs of /opt/jupyter on every PATH. Not as links: Python would not find its environment, Spark not its files.
+wrap_jupyter_programs() {
+  local name
+  for name in "$@"; do
+    printf '#!/bin/sh\nexec /opt/jupyter/bin/%s "$@"\n' "$name" >"/usr/local/bin/$name"
+    chmod 0755 "/usr/local/bin/$name"
+  done
+}
+
 # What an image needs nobody to download: caches, lists, manuals, translations, logs, and what is one machine's alone.
 clean() {
   apt-get clean

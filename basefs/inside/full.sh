@@ -7,10 +7,7 @@ set -euo pipefail
 install_spark() {
   /opt/jupyter/bin/pip install --no-cache-dir --quiet --constraint "$BUILD/profiles/base.constraints.txt" \
     --requirement "$BUILD/profiles/full.requirements.txt"
-  local name
-  for name in pyspark spark-submit spark-shell spark-sql; do
-    ln -sf "/opt/jupyter/bin/$name" "/usr/local/bin/$name"
-  done
+  wrap_jupyter_programs pyspark spark-submit spark-shell spark-sql
 }
 
 # Nodes start MPI's processes on each other over ssh, as root, and have one network.
