@@ -48,7 +48,13 @@ export async function accessible(page, what) {
     await page.emulateMedia({ colorScheme: scheme, reducedMotion: 'reduce' });
     for (const width of [1280, 390]) {
       await page.setViewportSize({ width, height: 844 });
-      await page.evaluate((theme) => document.documentElement.setAttribute('data-bs-theme', theme), scheme);
+      await page.evaluate(async (theme) => {
+        document.documentElement.setAttribute('data-bs-theme', theme);
+        // Colours on their way from one theme to the other are nobody's to read: every transition is let finish.
+        document.body.getBoundingClientRect();
+        const finite = document.getAnimations().filter((a) => a.effect?.getComputedTiming().endTime !== Infinity);
+        await Promise.all(finite.map((a) => a.finished.catch(() => {})));
+      }, scheme);
       // Evaluated through the debugger, so the page's policy keeps out other scripts all the same.
       await page.evaluate(axe);
       const { violations } = await page.evaluate(() => globalThis.axe.run());
