@@ -87,7 +87,9 @@ impl ImageStore {
         });
         match done.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e @ (ImageError::NoLayout(_) | ImageError::NoVersion(_)))) => Err(failed("image_missing", &format!("Image {name} is not available on this host"), &e)),
+            Ok(Err(e @ (ImageError::NoLayout(_) | ImageError::NoVersion(_)))) => {
+                Err(failed("image_missing", &format!("Image {name} is not available on this host"), &e))
+            }
             Ok(Err(e)) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
             Err(e) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
         }
@@ -96,8 +98,9 @@ impl ImageStore {
     /// The unpacked layers of an image, lowest first.
     pub fn layers(&self, image: &ImageRef) -> Result<Vec<PathBuf>> {
         let root = self.paths.unpacked_images();
-        layers(&root, &image.digest)
-            .ok_or_else(|| HostError::new("image_missing", format!("Image {} is not unpacked on this host.", image.name)))
+        layers(&root, &image.digest).ok_or_else(|| {
+            HostError::new("image_missing", format!("Image {} is not unpacked on this host.", image.name))
+        })
     }
 }
 
@@ -127,11 +130,26 @@ pub fn unpack_image(layout: &Path, digest: &Digest, root: &Path) -> std::result:
     let manifest = layout::read_manifest(layout, digest)?;
     // Layers hold set-user-id programs: nobody but root may walk in.
     for directory in [root.to_path_buf(), root.join("layers"), root.join("manifests"), root.join("partial")] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).attempting(|| format!("make {}", directory.display()))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .attempting(|| format!("make {}", directory.display()))?;
     }
     fs::set_permissions(root, fs::Permissions::from_mode(0o700)).attempting(|| format!("close {}", root.display()))?;
-    for layer in layout::parse_manifest(&manifest).map_err(|source| ImageError::Format { what: "the manifest", path: layout.to_path_buf(), source })? {
+    for layer in layout::parse_manifest(&manifest).map_err(|source| ImageError::Format {
+        what: "the manifest",
+        path: layout.to_path_buf(),
+        source,
+    })? {
         let target = layer_directory(root, &layer.digest);
+        if target.is_dir() {
+            continue;
+        }
+        // Images share layers, and a second process may be unpacking: the lock is the layer's, and the kernel's.
+        let lock = root.join("partial").join(format!("{}.lock", layer.digest.hex()));
+        let alone = fs::File::create(&lock).attempting(|| format!("make {}", lock.display()))?;
+        alone.lock().attempting(|| format!("lock {}", lock.display()))?;
         if target.is_dir() {
             continue;
         }
@@ -158,7 +176,9 @@ pub fn clear_partial(root: &Path) -> std::result::Result<(), ImageError> {
 
 fn clear(directory: &Path) -> std::result::Result<(), ImageError> {
     match fs::remove_dir_all(directory) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).attempting(|| format!("remove {}", directory.display())),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).attempting(|| format!("remove {}", directory.display()))
+        }
         _ => Ok(()),
     }
 }
