@@ -21,7 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-use crate::{Containers, Disks, HostError, Images, Machine, Networks, Observed, ObservedNode, ObservedVcluster, Owned, Owner, Result};
+use crate::{
+    Containers, Disks, HostError, Images, Machine, Networks, Observed, ObservedNode, ObservedVcluster, Owned, Owner,
+    Result,
+};
 use terminal::Session;
 
 /// The operations of the traits, by which failures and delays are set and calls are counted.
@@ -313,7 +316,9 @@ impl Networks for FakeHost {
     async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()> {
         self.enter(Op::EnsureVcluster, None).await?;
         let hosts = vcluster.peers.iter().map(|p| (p.ip, p.name.clone())).collect();
-        self.state().vclusters.insert(vcluster.id, FakeVcluster { bridge: true, generation: vcluster.generation, hosts });
+        self.state()
+            .vclusters
+            .insert(vcluster.id, FakeVcluster { bridge: true, generation: vcluster.generation, hosts });
         Ok(())
     }
 
@@ -351,7 +356,8 @@ impl Containers for FakeHost {
         if !state.images.contains(&node.image.digest) {
             return Err(missing_image(&node.image));
         }
-        let boot_failed = |what: &str| HostError::new("boot_failed", format!("Node {} could not be started: {what}.", node.name));
+        let boot_failed =
+            |what: &str| HostError::new("boot_failed", format!("Node {} could not be started: {what}.", node.name));
         if !state.vclusters.get(&vcluster.id).is_some_and(|v| v.bridge) {
             return Err(boot_failed("its vcluster has no bridge"));
         }
@@ -414,7 +420,12 @@ impl Machine for FakeHost {
         let node = |n: &FakeNode| ObservedNode { disk: n.disk, port: n.port, init_pid: n.init, ready: n.ready };
         Ok(Observed {
             // As on the real host, a port alone is no node: only a disk or a process makes one known.
-            nodes: state.nodes.iter().filter(|(_, n)| n.disk || n.init.is_some()).map(|(id, n)| (*id, node(n))).collect(),
+            nodes: state
+                .nodes
+                .iter()
+                .filter(|(_, n)| n.disk || n.init.is_some())
+                .map(|(id, n)| (*id, node(n)))
+                .collect(),
             vclusters: state
                 .vclusters
                 .iter()

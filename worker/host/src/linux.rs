@@ -59,6 +59,9 @@ pub struct LinuxHost {
     inner: Arc<Inner>,
 }
 
+/// Held by the one whose turn it is.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 struct Inner {
     paths: Paths,
     cluster_net: Subnet,
@@ -70,7 +73,7 @@ struct Inner {
     /// Sockets that init reports to, of nodes that are on their way up.
     reports: Mutex<HashMap<NodeId, Arc<UnixDatagram>>>,
     /// One terminal session is opened by one caller at a time.
-    terminals: Mutex<HashMap<(NodeId, String), Arc<tokio::sync::Mutex<()>>>>,
+    terminals: Mutex<HashMap<(NodeId, String), Turn>>,
     /// Nodes that this worker has had to do with, so that what they leave behind can be told from others'.
     seen: Mutex<HashSet<NodeId>>,
     /// When the packet filter's elements were last read, and which ports were there.
@@ -93,7 +96,12 @@ impl LinuxHost {
     #[must_use]
     pub fn new(config: &Config, paths: Paths) -> Self {
         let table = kernel_names::nft_table(&config.cluster_name);
-        let base = nft::Base { table: table.clone(), cluster_net: config.cluster_net, resolvers: disk::resolvers(), connected: network::connected() };
+        let base = nft::Base {
+            table: table.clone(),
+            cluster_net: config.cluster_net,
+            resolvers: disk::resolvers(),
+            connected: network::connected(),
+        };
         let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let inner = Inner {
             cluster_net: config.cluster_net,
@@ -130,11 +138,17 @@ impl LinuxHost {
     /// # Errors
     /// The first thing that could not be removed; the others were tried.
     pub async fn release(&self) -> Result<()> {
-        let filter = self.inner.firewall.destroy().await.map_err(|e| failed("network_failed", "The packet filter could not be removed", &e));
+        let filter = self
+            .inner
+            .firewall
+            .destroy()
+            .await
+            .map_err(|e| failed("network_failed", "The packet filter could not be removed", &e));
         let route = network::remove_unreachable(self.inner.cluster_net).await;
         let route = route.map_err(|e| failed("network_failed", "The route could not be removed", &e));
         let root = self.inner.paths.pool();
-        let unmount = if pool::is_mount_point(&root) { nix::mount::umount(&root).map_err(io::Error::from) } else { Ok(()) };
+        let unmount =
+            if pool::is_mount_point(&root) { nix::mount::umount(&root).map_err(io::Error::from) } else { Ok(()) };
         let unmount = unmount.map_err(|e| failed("disk_failed", "The pool could not be unmounted", &e));
         filter.and(route).and(unmount)
     }
@@ -209,7 +223,9 @@ impl Inner {
         let state = remove_tree(&self.paths.node_state(id));
         let lxc = remove_tree(&lxcpath.join(&container));
         // liblxc keeps a lock file per container and never removes it.
-        let lock = PathBuf::from("/run/lxc/lock").join(lxcpath.strip_prefix("/").unwrap_or(&lxcpath)).join(format!(".{container}"));
+        let lock = PathBuf::from("/run/lxc/lock")
+            .join(lxcpath.strip_prefix("/").unwrap_or(&lxcpath))
+            .join(format!(".{container}"));
         let lock = match fs::remove_file(lock) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -232,7 +248,10 @@ impl Disks for LinuxHost {
         let what = format!("The disk of node {} could not be made", node.name);
         let (node, vcluster) = (node.clone(), vcluster.clone());
         let done = self.blocking(move |inner| {
-            inner.make_state(&node).map_err(|source| disk::DiskError::Write { path: inner.paths.node_state(node.id).display().to_string(), source })?;
+            inner.make_state(&node).map_err(|source| disk::DiskError::Write {
+                path: inner.paths.node_state(node.id).display().to_string(),
+                source,
+            })?;
             disk::ensure(&inner.pool, &node, &vcluster, &disk::resolvers())
         });
         done.await?.map_err(|e| failed("disk_failed", &what, &e))
@@ -289,7 +308,9 @@ impl Networks for LinuxHost {
         self.inner.seen.lock().insert(node.id);
         let link = kernel_names::veth(node.id);
         let added = self.inner.firewall.add_port(&link, nft::Binding { mac: node.mac, ip: node.ip }).await;
-        added.map_err(|e| failed("network_failed", &format!("The network of node {} could not be made", node.name), &e))?;
+        added.map_err(|e| {
+            failed("network_failed", &format!("The network of node {} could not be made", node.name), &e)
+        })?;
         if let Some((_, ports)) = self.inner.ports.lock().await.as_mut() {
             ports.insert(link);
         }

@@ -38,7 +38,10 @@ pub fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
 /// A failed operation: `what` is a whole clause, the causes follow it. A full disk has a code of its own everywhere.
 pub(crate) fn failed(code: &str, what: &str, error: &(dyn Error + 'static)) -> HostError {
     if is_out_of_space(error) {
-        return HostError(Reason::new("out_of_space", format!("{what}: the host's disk is full. Delete what is not needed, or ask an administrator.")));
+        return HostError(Reason::new(
+            "out_of_space",
+            format!("{what}: the host's disk is full. Delete what is not needed, or ask an administrator."),
+        ));
     }
     HostError(Reason::new(code, format!("{what}: {}.", chain(error))))
 }

@@ -71,8 +71,14 @@ impl Access for FakeHost {
 
     async fn terminal(&self, id: NodeId, session: &str, _cols: u16, _rows: u16) -> Result<OwnedFd> {
         self.enter(Op::Terminal, Some(id)).await?;
-        if session.is_empty() || session.len() > 40 || !session.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
-            return Err(HostError::new("terminal_failed", "A terminal session is named by 1 to 40 of a-z, 0-9 and '-'."));
+        if session.is_empty()
+            || session.len() > 40
+            || !session.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        {
+            return Err(HostError::new(
+                "terminal_failed",
+                "A terminal session is named by 1 to 40 of a-z, 0-9 and '-'.",
+            ));
         }
         self.running(id, |_| ())?;
         let session = {
@@ -83,7 +89,8 @@ impl Access for FakeHost {
             }
             Arc::clone(entry)
         };
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| failed("terminal_failed", "The terminal could not be opened", &e))?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()
+            .map_err(|e| failed("terminal_failed", "The terminal could not be opened", &e))?;
         for end in [&ours, &theirs] {
             end.set_nonblocking(true).map_err(|e| failed("terminal_failed", "The terminal could not be opened", &e))?;
         }
@@ -94,7 +101,9 @@ impl Access for FakeHost {
     async fn exec(&self, id: NodeId, argv: &[String], stdin: &str, timeout: Duration) -> Result<Option<ExecOutput>> {
         self.enter(Op::Exec, Some(id)).await?;
         let name = self.running(id, |n| n.name.clone())?;
-        let done = |exit_code: i32, stdout: String| Ok(Some(ExecOutput { exit_code, stdout, stderr: String::new(), truncated: false }));
+        let done = |exit_code: i32, stdout: String| {
+            Ok(Some(ExecOutput { exit_code, stdout, stderr: String::new(), truncated: false }))
+        };
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["true"] => done(0, String::new()),
@@ -107,7 +116,9 @@ impl Access for FakeHost {
                 tokio::time::sleep(wanted.min(timeout)).await;
                 if wanted > timeout { Ok(None) } else { done(0, String::new()) }
             }
-            ["sh", "-c", script] => done(script.strip_prefix("exit ").and_then(|n| n.parse().ok()).unwrap_or(0), String::new()),
+            ["sh", "-c", script] => {
+                done(script.strip_prefix("exit ").and_then(|n| n.parse().ok()).unwrap_or(0), String::new())
+            }
             [] => Err(HostError::new("exec_failed", "There is no command.")),
             [command, ..] => {
                 let stderr = format!("{command}: command not found\n");

@@ -106,7 +106,10 @@ impl Session {
                 continue;
             }
             let line = std::mem::take(&mut shell.line);
-            let code = std::str::from_utf8(&line).ok().and_then(|l| l.strip_prefix("exit")).map(|n| n.trim().parse().unwrap_or(0));
+            let code = std::str::from_utf8(&line)
+                .ok()
+                .and_then(|l| l.strip_prefix("exit"))
+                .map(|n| n.trim().parse().unwrap_or(0));
             if let Some(code) = code {
                 self.end(code);
             }
@@ -125,4 +128,3 @@ async fn write(stream: &mut (impl AsyncWriteExt + Unpin), kind: u8, bytes: &[u8]
     }
     Ok(())
 }
-

@@ -74,7 +74,10 @@ impl Doorman {
 
 /// Nobody is there, or the node has no such address.
 fn refused(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT)
+    )
 }
 
 /// Makes a socket in the process's network namespace. Moves the calling thread there.
@@ -83,7 +86,9 @@ fn socket_in(process: Process, v6: bool) -> io::Result<OwnedFd> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: takes numbers; the descriptor that comes back is ours.
-    let fd = sys::check(i64::from(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) }))?;
+    let fd = sys::check(i64::from(unsafe {
+        libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
+    }))?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -171,7 +171,8 @@ impl Containers for LinuxHost {
         }
         let request = self.start_request(node, vcluster)?;
         let what = format!("Node {} could not be started", node.name);
-        let socket = bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
+        let socket =
+            bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
         self.inner.reports.lock().insert(node.id, Arc::new(socket));
         let title = access::title(&request.lxcpath, &request.container);
         let started: Result<Run> = {
@@ -225,7 +226,10 @@ impl Containers for LinuxHost {
             match proc::listens(init, SSH) {
                 Ok(true) => break,
                 _ if !init.alive() => return Err(self.not_ready(id, "The node ended while it booted.")),
-                _ if Instant::now() > until => return Err(self.not_ready(id, &format!("The node came up, but its sshd did not listen within {seconds} s."))),
+                _ if Instant::now() > until => {
+                    return Err(self
+                        .not_ready(id, &format!("The node came up, but its sshd did not listen within {seconds} s.")));
+                }
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
@@ -254,7 +258,9 @@ impl Containers for LinuxHost {
         let container = kernel_names::container(id);
         let cleared = self.blocking(move |_| cgroup::clear(&container)).await?;
         cleared.map_err(|e| failed("stop_failed", "The node's control groups could not be removed", &e))?;
-        network::remove_link(&kernel_names::veth(id)).await.map_err(|e| failed("stop_failed", "The node's network link could not be removed", &e))?;
+        network::remove_link(&kernel_names::veth(id))
+            .await
+            .map_err(|e| failed("stop_failed", "The node's network link could not be removed", &e))?;
         if state.is_dir() { run::ended(&state).map_err(|e| failed("stop_failed", what, &e)) } else { Ok(()) }
     }
 }

@@ -112,7 +112,14 @@ pub fn enable_quota(root: &File) -> io::Result<()> {
 /// Limits what the subvolume of an open directory may hold.
 pub fn limit(directory: &File, bytes: u64) -> io::Result<()> {
     // Id 0 is the subvolume's own group.
-    let mut args = QgroupLimit { id: 0, flags: LIMIT_REFERENCED, max_referenced: bytes, max_exclusive: 0, reserved_referenced: 0, reserved_exclusive: 0 };
+    let mut args = QgroupLimit {
+        id: 0,
+        flags: LIMIT_REFERENCED,
+        max_referenced: bytes,
+        max_exclusive: 0,
+        reserved_referenced: 0,
+        reserved_exclusive: 0,
+    };
     // SAFETY: the kernel only reads the structure, whatever the request's number says.
     unsafe { qgroup_limit(directory.as_raw_fd(), &raw mut args) }?;
     Ok(())
@@ -129,4 +136,5 @@ pub fn remove_group(root: &File, id: u64) -> io::Result<bool> {
     }
 }
 
-const _: () = assert!(size_of::<VolArgs>() == 4096 && size_of::<InodeLookup>() == 4096 && size_of::<QgroupLimit>() == 48);
+const _: () =
+    assert!(size_of::<VolArgs>() == 4096 && size_of::<InodeLookup>() == 4096 && size_of::<QgroupLimit>() == 48);

@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::proc::Process;
 use super::sys;
@@ -55,7 +54,8 @@ pub fn features() -> Features {
             io_weight: Path::new("/sys/fs/cgroup/blkio/blkio.bfq.weight").exists(),
         },
         Version::V2 => {
-            let io = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|c| c.split_whitespace().any(|c| c == "io"));
+            let io = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
+                .is_ok_and(|c| c.split_whitespace().any(|c| c == "io"));
             Features { version: Version::V2, memsw: true, io_weight: io }
         }
     })
@@ -134,7 +134,9 @@ pub fn all() -> Vec<(PathBuf, String)> {
     for root in hierarchies() {
         for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(container) = container_of(&name).filter(|c| c.starts_with(docklet_types::kernel_names::CONTAINER_PREFIX)) {
+            if let Some(container) =
+                container_of(&name).filter(|c| c.starts_with(docklet_types::kernel_names::CONTAINER_PREFIX))
+            {
                 found.push((entry.path(), container.to_owned()));
             }
         }
@@ -166,8 +168,11 @@ fn of(container: &str) -> Vec<PathBuf> {
 
 /// Process ids in a cgroup and below it.
 fn members(directory: &Path) -> Vec<i32> {
-    let mut pids: Vec<i32> =
-        fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|l| l.parse().ok()).collect();
+    let mut pids: Vec<i32> = fs::read_to_string(directory.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|l| l.parse().ok())
+        .collect();
     for child in children(directory) {
         pids.extend(members(&child));
     }
@@ -211,7 +216,7 @@ pub fn clear(container: &str) -> io::Result<()> {
         if last.is_ok() {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(if attempt < 20 { 2 } else { 20 }));
+        sys::pause(if attempt < 20 { 2 } else { 20 });
     }
     last
 }

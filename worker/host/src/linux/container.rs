@@ -14,6 +14,7 @@ use super::lxc::{Container, LxcError};
 use super::proc::Process;
 use super::rootfs::{self, Rootfs, RootfsError, STAGE};
 use super::run::{self, Run, State};
+use super::sys;
 use crate::reason::chain;
 
 /// What all nodes have in common.
@@ -153,7 +154,7 @@ fn settle(state: &Path) -> Result<Option<Run>, StartError> {
             State::Running(run) => return Ok(Some(run)),
             State::Stopped | State::Unclear => return Ok(None),
             State::Changing(_) if Instant::now() > deadline => return Err(StartError::Ending),
-            State::Changing(_) => std::thread::sleep(Duration::from_millis(10)),
+            State::Changing(_) => sys::pause(10),
         }
     }
 }

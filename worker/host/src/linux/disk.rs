@@ -80,7 +80,10 @@ pub fn is_complete(disk: &Path) -> bool {
 fn write(disk: &Path, items: &[Item], owner: u32) -> Result<(), DiskError> {
     let upper = disk.join("upper");
     let make = |path: &Path, mode: u32, owner: Option<u32>| {
-        let made = fs::DirBuilder::new().mode(mode).create(path).and_then(|()| owner.map_or(Ok(()), |id| chown(path, Some(id), Some(id))));
+        let made = fs::DirBuilder::new()
+            .mode(mode)
+            .create(path)
+            .and_then(|()| owner.map_or(Ok(()), |id| chown(path, Some(id), Some(id))));
         made.map_err(|source| DiskError::Write { path: path.display().to_string(), source })
     };
     make(&disk.join("work"), 0o700, None)?;
@@ -90,10 +93,12 @@ fn write(disk: &Path, items: &[Item], owner: u32) -> Result<(), DiskError> {
         if item.path.ends_with('/') {
             make(&path, item.mode, Some(owner))?;
         } else {
-            new_file(&path, item, owner).map_err(|source| DiskError::Write { path: path.display().to_string(), source })?;
+            new_file(&path, item, owner)
+                .map_err(|source| DiskError::Write { path: path.display().to_string(), source })?;
         }
     }
-    fs::write(disk.join(COMPLETE), "").map_err(|source| DiskError::Write { path: disk.join(COMPLETE).display().to_string(), source })
+    fs::write(disk.join(COMPLETE), "")
+        .map_err(|source| DiskError::Write { path: disk.join(COMPLETE).display().to_string(), source })
 }
 
 fn new_file(path: &Path, item: &Item, owner: u32) -> io::Result<()> {
@@ -130,7 +135,10 @@ mod tests {
 
     #[test]
     fn only_reachable_resolvers_are_passed_on() {
-        assert_eq!(nameservers("nameserver 127.0.0.53\nnameserver 10.0.0.1\n# nameserver 1.2.3.4\nsearch x\n"), ["10.0.0.1"]);
+        assert_eq!(
+            nameservers("nameserver 127.0.0.53\nnameserver 10.0.0.1\n# nameserver 1.2.3.4\nsearch x\n"),
+            ["10.0.0.1"]
+        );
         assert!(nameservers("").is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! Ways into a running node, as the worker offers them.
 
 use async_trait::async_trait;
-use docklet_types::agent::frame::{self, Control};
 use docklet_types::agent::ExecOutput;
+use docklet_types::agent::frame::{self, Control};
 use docklet_types::id::NodeId;
 use docklet_types::kernel_names;
 use std::io::{self, Write};
@@ -37,12 +37,17 @@ impl Access for LinuxHost {
 
     async fn wait_port(&self, id: NodeId, port: u16, timeout: Duration) -> Result<bool> {
         let init = self.running(id)?;
-        access::wait_port(init, port, timeout).await.map_err(|e| failed("dial_failed", "The node's ports could not be read", &e))
+        access::wait_port(init, port, timeout)
+            .await
+            .map_err(|e| failed("dial_failed", "The node's ports could not be read", &e))
     }
 
     async fn terminal(&self, id: NodeId, session: &str, cols: u16, rows: u16) -> Result<OwnedFd> {
         if !access::is_session(session) {
-            return Err(HostError::new("terminal_failed", "A terminal session is named by 1 to 40 of a-z, 0-9 and '-'."));
+            return Err(HostError::new(
+                "terminal_failed",
+                "A terminal session is named by 1 to 40 of a-z, 0-9 and '-'.",
+            ));
         }
         self.running(id)?;
         let lock = Arc::clone(self.inner.terminals.lock().entry((id, session.to_owned())).or_default());
@@ -53,7 +58,10 @@ impl Access for LinuxHost {
             // The window may have another size now.
             let resize = serde_json::to_vec(&Control::Resize { cols, rows }).unwrap_or_default();
             let header = frame::header(frame::CONTROL, resize.len() as u32);
-            let told = stream.write_all(&header).and_then(|()| stream.write_all(&resize)).and_then(|()| stream.set_nonblocking(true));
+            let told = stream
+                .write_all(&header)
+                .and_then(|()| stream.write_all(&resize))
+                .and_then(|()| stream.set_nonblocking(true));
             told.map_err(|e| failed("terminal_failed", "The terminal could not be reached", &e))?;
             return Ok(stream.into());
         }
@@ -64,7 +72,10 @@ impl Access for LinuxHost {
             session: session.to_owned(),
             cols,
             rows,
-            first_id: self.note(id).map(|n| n.first_id).ok_or_else(|| HostError::new("terminal_failed", "The node's record is missing; stop and start it."))?,
+            first_id: self
+                .note(id)
+                .map(|n| n.first_id)
+                .ok_or_else(|| HostError::new("terminal_failed", "The node's record is missing; stop and start it."))?,
         };
         let () = helper::call(&self.program, "terminal", &self.title(id), &request, SLACK).await?;
         let connect = || -> io::Result<OwnedFd> {

@@ -63,7 +63,8 @@ pub fn run(request: ExecRequest) -> Result<Option<ExecOutput>, Reason> {
 }
 
 fn attempt(request: ExecRequest) -> Result<Option<ExecOutput>, ExecError> {
-    let argv: Vec<CString> = request.argv.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|_| ExecError::Nul)?;
+    let argv: Vec<CString> =
+        request.argv.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|_| ExecError::Nul)?;
     if argv.is_empty() {
         return Err(ExecError::Empty);
     }
@@ -74,8 +75,14 @@ fn attempt(request: ExecRequest) -> Result<Option<ExecOutput>, ExecError> {
     }
     let container = Container::new(&request.container, &request.lxcpath).map_err(ExecError::Attach)?;
     let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
-    let command =
-        Command { argv, env: environment(), stdin: in_r.as_raw_fd(), stdout: out_w.as_raw_fd(), stderr: err_w.as_raw_fd(), terminal: false };
+    let command = Command {
+        argv,
+        env: environment(),
+        stdin: in_r.as_raw_fd(),
+        stdout: out_w.as_raw_fd(),
+        stderr: err_w.as_raw_fd(),
+        terminal: false,
+    };
     let pid = container.attach(&command).map_err(ExecError::Attach)?;
     drop((in_r, out_w, err_w));
     let mut child = Child { pid, pidfd: sys::pidfd_open(pid).map_err(ExecError::Io)?, status: None };

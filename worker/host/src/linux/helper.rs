@@ -40,7 +40,9 @@ pub fn main(op: &str) -> ExitCode {
         // Answers by itself: the holder lives on in a child.
         "terminal" => serve(&input, shell::hold),
         _ => {
-            eprintln!("there is no helper {op:?}; there are start, exec, terminal and probe. Docklet's worker runs them, people do not.");
+            eprintln!(
+                "there is no helper {op:?}; there are start, exec, terminal and probe. Docklet's worker runs them, people do not."
+            );
             return ExitCode::from(2);
         }
     };
@@ -53,7 +55,10 @@ pub fn main(op: &str) -> ExitCode {
     }
 }
 
-fn serve<Q: DeserializeOwned, A: Serialize>(input: &[u8], run: impl FnOnce(Q) -> Result<A, Reason>) -> Result<Vec<u8>, String> {
+fn serve<Q: DeserializeOwned, A: Serialize>(
+    input: &[u8],
+    run: impl FnOnce(Q) -> Result<A, Reason>,
+) -> Result<Vec<u8>, String> {
     let request = serde_json::from_slice(input).map_err(|e| format!("the request is not understood: {e}"))?;
     let answer = match run(request) {
         Ok(done) => Answer::Done(done),
@@ -63,8 +68,15 @@ fn serve<Q: DeserializeOwned, A: Serialize>(input: &[u8], run: impl FnOnce(Q) ->
 }
 
 /// Runs a helper and waits for its answer. `title` is what `ps` shows in place of the program's name.
-pub async fn call<Q: Serialize, A: DeserializeOwned>(program: &Path, op: &str, title: &str, request: &Q, deadline: Duration) -> Result<A, HostError> {
-    let failed = |what: String| HostError::new("helper_failed", format!("The helper process for {op:?} failed: {what}."));
+pub async fn call<Q: Serialize, A: DeserializeOwned>(
+    program: &Path,
+    op: &str,
+    title: &str,
+    request: &Q,
+    deadline: Duration,
+) -> Result<A, HostError> {
+    let failed =
+        |what: String| HostError::new("helper_failed", format!("The helper process for {op:?} failed: {what}."));
     let input = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
     let mut command = tokio::process::Command::new(program);
     command.arg0(title).args(["helper", op]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

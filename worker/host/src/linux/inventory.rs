@@ -27,7 +27,8 @@ impl Known {
         // Also those that are gone: what is found of them was left behind.
         nodes.extend(inner.seen.lock().iter());
         let vclusters: Vec<VclusterId> = ids(&paths.vcluster_states());
-        let mut links: HashMap<String, Owner> = nodes.iter().map(|id| (kernel_names::veth(*id), Owner::Node(*id))).collect();
+        let mut links: HashMap<String, Owner> =
+            nodes.iter().map(|id| (kernel_names::veth(*id), Owner::Node(*id))).collect();
         links.extend(vclusters.iter().map(|id| (kernel_names::bridge(*id), Owner::Vcluster(*id))));
         Self { links, containers: nodes.into_iter().map(|id| (kernel_names::container(id), id)).collect() }
     }
@@ -71,7 +72,9 @@ fn addressed(inner: &Inner) -> Vec<String> {
     let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     addresses
         .filter(|a| a.interface_name.starts_with(kernel_names::LINK_PREFIX))
-        .filter(|a| a.address.as_ref().and_then(|s| s.as_sockaddr_in()).is_some_and(|s| inner.cluster_net.contains(s.ip())))
+        .filter(|a| {
+            a.address.as_ref().and_then(|s| s.as_sockaddr_in()).is_some_and(|s| inner.cluster_net.contains(s.ip()))
+        })
         .map(|a| a.interface_name)
         .collect()
 }
@@ -81,7 +84,11 @@ fn filter(known: &Known, elements: &nft::Elements, found: &mut Vec<Owned>) {
         found.push(Owned { kind: "nft_element", label: format!("bridges {link}"), owner: known.link(link) });
     }
     for (link, binding) in &elements.ports {
-        found.push(Owned { kind: "nft_element", label: format!("bound {link} {} {}", binding.mac, binding.ip), owner: known.link(link) });
+        found.push(Owned {
+            kind: "nft_element",
+            label: format!("bound {link} {} {}", binding.mac, binding.ip),
+            owner: known.link(link),
+        });
     }
 }
 
@@ -101,7 +108,11 @@ fn loops(inner: &Inner, found: &mut Vec<Owned>) {
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
         if Path::new(backing.trim_end()) == file {
-            found.push(Owned { kind: "loop", label: entry.file_name().to_string_lossy().into_owned(), owner: Owner::Host });
+            found.push(Owned {
+                kind: "loop",
+                label: entry.file_name().to_string_lossy().into_owned(),
+                owner: Owner::Host,
+            });
         }
     }
 }
@@ -124,7 +135,11 @@ fn processes(inner: &Inner, found: &mut Vec<Owned>) {
             continue;
         }
         if let Some(id) = access::node_of_command(&command, &lxcpath) {
-            found.push(Owned { kind: "process", label: format!("{pid} {}", command.trim_end()), owner: Owner::Node(id) });
+            found.push(Owned {
+                kind: "process",
+                label: format!("{pid} {}", command.trim_end()),
+                owner: Owner::Node(id),
+            });
         }
     }
 }
@@ -140,7 +155,9 @@ fn directories(inner: &Inner, found: &mut Vec<Owned>) {
                 if name == "node.seccomp" {
                     continue;
                 }
-                name.strip_prefix(kernel_names::CONTAINER_PREFIX).and_then(|n| n.parse().ok()).map_or(Owner::Unknown, Owner::Node)
+                name.strip_prefix(kernel_names::CONTAINER_PREFIX)
+                    .and_then(|n| n.parse().ok())
+                    .map_or(Owner::Unknown, Owner::Node)
             } else {
                 name.parse().map_or(Owner::Unknown, Owner::Node)
             };

@@ -80,7 +80,11 @@ impl Container {
         let close_fds = methods.want_close_all_fds.ok_or(LxcError::Missing("want_close_all_fds"))?;
         let start = methods.start.ok_or(LxcError::Missing("start"))?;
         // SAFETY: the handle is live; a null argv means lxc.init.cmd.
-        let started = unsafe { daemonize(self.raw.as_ptr(), true) && close_fds(self.raw.as_ptr(), true) && start(self.raw.as_ptr(), 0, std::ptr::null()) };
+        let started = unsafe {
+            daemonize(self.raw.as_ptr(), true)
+                && close_fds(self.raw.as_ptr(), true)
+                && start(self.raw.as_ptr(), 0, std::ptr::null())
+        };
         if started { Ok(()) } else { Err(LxcError::Start(self.name.clone())) }
     }
 
@@ -125,7 +129,9 @@ impl Container {
         };
         let mut pid: libc::pid_t = -1;
         // SAFETY: the payload and options live until attach returns; the child works on its own copy of the memory.
-        let result = unsafe { call(self.raw.as_ptr(), Some(enter), (&raw const payload).cast_mut().cast(), &raw mut options, &raw mut pid) };
+        let result = unsafe {
+            call(self.raw.as_ptr(), Some(enter), (&raw const payload).cast_mut().cast(), &raw mut options, &raw mut pid)
+        };
         if result == 0 && pid > 0 { Ok(pid) } else { Err(LxcError::Attach(self.name.clone())) }
     }
 }

@@ -48,7 +48,7 @@ const SYSCTLS: [Sysctl; 12] = [
 
 /// Raises each setting that is too low.
 pub fn sysctls() -> Vec<Check> {
-    SYSCTLS.iter().map(|s| raise(s)).collect()
+    SYSCTLS.iter().map(raise).collect()
 }
 
 fn raise(sysctl: &Sysctl) -> Check {
@@ -62,8 +62,13 @@ fn raise(sysctl: &Sysctl) -> Check {
         return ok(sysctl.name, format!("{dotted} is {before}"));
     }
     match fs::write(&path, sysctl.least.to_string()) {
-        Ok(()) if read().is_some_and(|now| now >= sysctl.least) => ok(sysctl.name, format!("{dotted} was {before} and is now {}", sysctl.least)),
-        Ok(()) => warning(sysctl.name, format!("{dotted} is {before} and stays so; set it to {} in /etc/sysctl.d", sysctl.least)),
+        Ok(()) if read().is_some_and(|now| now >= sysctl.least) => {
+            ok(sysctl.name, format!("{dotted} was {before} and is now {}", sysctl.least))
+        }
+        Ok(()) => warning(
+            sysctl.name,
+            format!("{dotted} is {before} and stays so; set it to {} in /etc/sysctl.d", sysctl.least),
+        ),
         Err(e) if sysctl.least == 1 => failed(sysctl.name, format!("{dotted} is {before} and could not be set: {e}")),
         Err(e) => warning(sysctl.name, format!("{dotted} is {before} and could not be set to {}: {e}", sysctl.least)),
     }
@@ -91,9 +96,21 @@ fn grant(name: &str, file: &Path) -> Check {
     let entry = format!("{}root:{first}:{count}\n", if text.is_empty() || text.ends_with('\n') { "" } else { "\n" });
     let append = || fs::OpenOptions::new().append(true).create(true).open(file)?.write_all(entry.as_bytes());
     match append() {
-        Err(e) => failed(name, format!("{} must have the line root:{first}:{count}, and could not be written: {e}", file.display())),
-        Ok(()) if foreign.is_empty() => ok(name, format!("{} now grants root {count} ids from {first}", file.display())),
-        Ok(()) => warning(name, format!("{} also grants ids of Docklet's to {}; they must not be used for other containers", file.display(), foreign.join(", "))),
+        Err(e) => failed(
+            name,
+            format!("{} must have the line root:{first}:{count}, and could not be written: {e}", file.display()),
+        ),
+        Ok(()) if foreign.is_empty() => {
+            ok(name, format!("{} now grants root {count} ids from {first}", file.display()))
+        }
+        Ok(()) => warning(
+            name,
+            format!(
+                "{} also grants ids of Docklet's to {}; they must not be used for other containers",
+                file.display(),
+                foreign.join(", ")
+            ),
+        ),
     }
 }
 
@@ -110,7 +127,10 @@ fn is_granted(text: &str, first: u64, count: u64) -> bool {
 
 /// Other users whose ids overlap with those of nodes.
 fn overlapping(text: &str, first: u64, count: u64) -> Vec<String> {
-    ranges(text).filter(|(who, from, n)| *who != "root" && *from < first + count && from + n > first).map(|(who, _, _)| who.to_owned()).collect()
+    ranges(text)
+        .filter(|(who, from, n)| *who != "root" && *from < first + count && from + n > first)
+        .map(|(who, _, _)| who.to_owned())
+        .collect()
 }
 
 /// Asks the helper to mount a root file system as nodes have it, and to throw it away.
@@ -162,7 +182,8 @@ pub fn let_others_search(lxc: &Path, prefix: &Path) -> io::Result<Option<PathBuf
 
 /// Programs that nodes need on the host.
 pub fn programs() -> Check {
-    let missing: Vec<&str> = ["nft", "newuidmap", "newgidmap", "mkfs.btrfs", "blkid"].into_iter().filter(|p| !in_path(p)).collect();
+    let missing: Vec<&str> =
+        ["nft", "newuidmap", "newgidmap", "mkfs.btrfs", "blkid"].into_iter().filter(|p| !in_path(p)).collect();
     if missing.is_empty() {
         ok("programs", "nft, newuidmap, newgidmap, mkfs.btrfs and blkid are installed")
     } else {
@@ -171,7 +192,9 @@ pub fn programs() -> Check {
 }
 
 fn in_path(program: &str) -> bool {
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"].iter().any(|d| Path::new(d).join(program).exists())
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"]
+        .iter()
+        .any(|d| Path::new(d).join(program).exists())
 }
 
 pub fn root() -> Check {
@@ -184,7 +207,9 @@ pub fn root() -> Check {
 
 pub fn cgroups() -> Check {
     let missing: Vec<&str> = match cgroup::version() {
-        cgroup::Version::V1 => ["cpu", "memory", "pids"].into_iter().filter(|c| !Path::new("/sys/fs/cgroup").join(c).exists()).collect(),
+        cgroup::Version::V1 => {
+            ["cpu", "memory", "pids"].into_iter().filter(|c| !Path::new("/sys/fs/cgroup").join(c).exists()).collect()
+        }
         cgroup::Version::V2 => {
             let have = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             ["cpu", "memory", "pids"].into_iter().filter(|c| !have.split_whitespace().any(|h| h == *c)).collect()
@@ -202,7 +227,10 @@ pub fn lxcfs() -> Check {
     if container::lxcfs_is_live() {
         ok("lxcfs", "nodes see their own limits in /proc")
     } else {
-        warning("lxcfs", "lxcfs does not run: nodes see the host's memory and CPUs in /proc. Start lxcfs; nodes started later use it")
+        warning(
+            "lxcfs",
+            "lxcfs does not run: nodes see the host's memory and CPUs in /proc. Start lxcfs; nodes started later use it",
+        )
     }
 }
 

@@ -132,7 +132,10 @@ pub async fn ensure_bridge(id: VclusterId, subnet: Subnet, mtu: u32) -> Result<(
             other => other.map_err(|source| NetworkError::Write { path, source })?,
         }
     }
-    let index = link_index(&name).ok_or_else(|| NetworkError::Netlink { what: format!("find bridge {name}"), source: io::ErrorKind::NotFound.into() })?;
+    let index = link_index(&name).ok_or_else(|| NetworkError::Netlink {
+        what: format!("find bridge {name}"),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
     let gateway = netlink.handle.address().add(index, IpAddr::V4(subnet.gateway()), subnet.prefix()).execute().await;
     gateway.or_already().attempting(|| format!("give bridge {name} the address {}", subnet.gateway()))?;
     let up = LinkBridge::new(&name).up().build();
@@ -166,7 +169,11 @@ pub async fn remove_unreachable(net: Subnet) -> Result<(), NetworkError> {
 }
 
 fn unreachable(net: Subnet) -> rtnetlink::packet_route::route::RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(net.base(), net.prefix()).kind(RouteType::Unreachable).priority(METRIC).build()
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(net.base(), net.prefix())
+        .kind(RouteType::Unreachable)
+        .priority(METRIC)
+        .build()
 }
 
 /// The largest packet that the host's way out takes, at most Ethernet's.

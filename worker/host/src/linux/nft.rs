@@ -243,7 +243,8 @@ impl Firewall {
         self.adopt().await?;
         let old = self.shared.wanted.lock().ports.remove(link);
         let t = self.table();
-        let mut script = format!("add element bridge {t} ports {{ {link} }}\ndelete element bridge {t} ports {{ {link} }}\n");
+        let mut script =
+            format!("add element bridge {t} ports {{ {link} }}\ndelete element bridge {t} ports {{ {link} }}\n");
         if let Some(old) = old {
             script += &forget_binding(&t, link, old);
         }
@@ -267,7 +268,9 @@ impl Firewall {
     pub async fn destroy(&self) -> Result<(), NftError> {
         let t = self.table();
         *self.shared.wanted.lock() = Elements::default();
-        self.shared.run(format!("add table inet {t}\ndelete table inet {t}\nadd table bridge {t}\ndelete table bridge {t}\n")).await
+        self.shared
+            .run(format!("add table inet {t}\ndelete table inet {t}\nadd table bridge {t}\ndelete table bridge {t}\n"))
+            .await
     }
 
     /// Applies a change together with all others that wait.
@@ -282,7 +285,10 @@ impl Firewall {
 }
 
 fn add_port_script(t: &str, link: &str, b: Binding) -> String {
-    format!("add element bridge {t} ports {{ {link} }}\nadd element bridge {t} bound {{ {link} . {} . {} }}\n", b.mac, b.ip)
+    format!(
+        "add element bridge {t} ports {{ {link} }}\nadd element bridge {t} bound {{ {link} . {} . {} }}\n",
+        b.mac, b.ip
+    )
 }
 
 fn forget_binding(t: &str, link: &str, b: Binding) -> String {

@@ -94,7 +94,8 @@ impl Pool {
             // Made under another name, so that a half made one is never mounted.
             let new = path.with_extension("new");
             let file = File::create(&new).attempting(|| format!("make {}", new.display()))?;
-            file.set_len(self.size_mib << 20).attempting(|| format!("make {} {} MiB large", new.display(), self.size_mib))?;
+            file.set_len(self.size_mib << 20)
+                .attempting(|| format!("make {} {} MiB large", new.display(), self.size_mib))?;
             self.format(&new)?;
             fs::rename(&new, &path).attempting(|| format!("rename {}", new.display()))?;
         }
@@ -126,7 +127,10 @@ impl Pool {
         if output.status.success() {
             Ok(())
         } else {
-            Err(PoolError::Program { program: "mkfs.btrfs", said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+            Err(PoolError::Program {
+                program: "mkfs.btrfs",
+                said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            })
         }
     }
 
@@ -142,9 +146,11 @@ impl Pool {
         }
         let parent = self.paths.node_disks();
         let parent = File::open(&parent).attempting(|| format!("open {}", parent.display()))?;
-        btrfs::create_subvolume(&parent, &id.to_string()).attempting(|| format!("make the subvolume {}", path.display()))?;
+        btrfs::create_subvolume(&parent, &id.to_string())
+            .attempting(|| format!("make the subvolume {}", path.display()))?;
         let open = File::open(&path).attempting(|| format!("open {}", path.display()))?;
-        btrfs::limit(&open, u64::from(disk_mib) << 20).attempting(|| format!("limit {} to {disk_mib} MiB", path.display()))?;
+        btrfs::limit(&open, u64::from(disk_mib) << 20)
+            .attempting(|| format!("limit {} to {disk_mib} MiB", path.display()))?;
         Ok(path)
     }
 
@@ -160,7 +166,8 @@ impl Pool {
         let group = File::open(&path).and_then(|open| btrfs::subvolume_id(&open)).ok();
         let parent = self.paths.node_disks();
         let parent = File::open(&parent).attempting(|| format!("open {}", parent.display()))?;
-        btrfs::destroy_subvolume(&parent, &id.to_string()).attempting(|| format!("remove the subvolume {}", path.display()))?;
+        btrfs::destroy_subvolume(&parent, &id.to_string())
+            .attempting(|| format!("remove the subvolume {}", path.display()))?;
         self.stale.lock().extend(group);
         Ok(())
     }
@@ -177,12 +184,12 @@ impl Pool {
 
     /// Size of the pool in MiB.
     pub fn capacity_mib(&self) -> u64 {
-        nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| s.blocks() * s.fragment_size() >> 20)
+        nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| (s.blocks() * s.fragment_size()) >> 20)
     }
 
     /// Free space of the pool in MiB.
     pub fn free_mib(&self) -> u64 {
-        nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| s.blocks_available() * s.fragment_size() >> 20)
+        nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| (s.blocks_available() * s.fragment_size()) >> 20)
     }
 }
 
@@ -248,7 +255,15 @@ fn loop_device(backing: &Path) -> io::Result<Device> {
 
 fn configure(device: &File, file: &File, backing: &Path, flags: u32) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
-    let mut config = LoopConfig { fd: file.as_raw_fd() as u32, block_size: 0, info_head: [0; 52], flags, file_name: [0; 64], info_tail: [0; 112], reserved: [0; 8] };
+    let mut config = LoopConfig {
+        fd: file.as_raw_fd() as u32,
+        block_size: 0,
+        info_head: [0; 52],
+        flags,
+        file_name: [0; 64],
+        info_tail: [0; 112],
+        reserved: [0; 8],
+    };
     let name = backing.as_os_str().as_bytes();
     let length = name.len().min(63);
     config.file_name[..length].copy_from_slice(&name[..length]);

@@ -79,15 +79,22 @@ impl Rootfs {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
             .attempting(|| "detach the mount namespace from the host's".to_owned())?;
         let stage = Path::new(STAGE);
-        mount(Some("docklet"), stage, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755,size=64k"))
-            .attempting(|| format!("mount a tmpfs at {STAGE}"))?;
+        mount(
+            Some("docklet"),
+            stage,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=0755,size=64k"),
+        )
+        .attempting(|| format!("mount a tmpfs at {STAGE}"))?;
         std::env::set_current_dir(stage).attempting(|| format!("enter {STAGE}"))?;
         let userns = user_namespace(self.first_id).attempting(|| "make a user namespace".to_owned())?;
         let mut lower = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let name = format!("l{index}");
             fs::create_dir(&name).attempting(|| format!("make {STAGE}/{name}"))?;
-            let tree = sys::idmapped_copy(layer, userns.as_fd()).attempting(|| format!("make an idmapped mount of {}", layer.display()))?;
+            let tree = sys::idmapped_copy(layer, userns.as_fd())
+                .attempting(|| format!("make an idmapped mount of {}", layer.display()))?;
             sys::attach_mount(tree.as_fd(), Path::new(&name)).attempting(|| format!("attach {}", layer.display()))?;
             lower.push(name);
         }

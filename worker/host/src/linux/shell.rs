@@ -64,7 +64,8 @@ const TTY_GROUP: u32 = 5;
 
 /// Starts the shell and leaves a process behind that holds it. Returns in the parent once the socket listens.
 pub fn hold(request: TerminalRequest) -> Result<(), Reason> {
-    start(&request).map_err(|e| Reason::new("terminal_failed", format!("The terminal could not be opened: {}.", chain(&e))))
+    start(&request)
+        .map_err(|e| Reason::new("terminal_failed", format!("The terminal could not be opened: {}.", chain(&e))))
 }
 
 fn start(request: &TerminalRequest) -> Result<(), ShellError> {
@@ -107,12 +108,20 @@ fn start(request: &TerminalRequest) -> Result<(), ShellError> {
 
 /// A pty of the node's own devpts, so that `tty` inside names it.
 fn pty(devpts: &OwnedFd, request: &TerminalRequest) -> io::Result<(OwnedFd, OwnedFd)> {
-    let master = sys::openat2(devpts.as_fd(), Path::new("ptmx"), libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK, 0, sys::RESOLVE_NO_SYMLINKS)?;
+    let master = sys::openat2(
+        devpts.as_fd(),
+        Path::new("ptmx"),
+        libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK,
+        0,
+        sys::RESOLVE_NO_SYMLINKS,
+    )?;
     let unlock: libc::c_int = 0;
     // SAFETY: a pty master and a pointer to an int, as the request wants.
     sys::check(i64::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }))?;
     // SAFETY: a pty master and open flags; a descriptor comes back.
-    let slave = sys::check(i64::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) }))?;
+    let slave = sys::check(i64::from(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC)
+    }))?;
     // SAFETY: the kernel has just given it to us.
     let slave = unsafe { OwnedFd::from_raw_fd(slave as i32) };
     sys::lchown_at(&slave, c"", request.first_id, request.first_id + TTY_GROUP)?;
@@ -153,7 +162,9 @@ fn login(container: &Container, slave: &OwnedFd) -> Result<i32, ShellError> {
     // A login shell where there is bash, and a shell in any case.
     let script = c"if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
     let argv = vec![CString::from(c"/bin/sh"), CString::from(c"-c"), CString::from(script)];
-    container.attach(&Command { argv, env: environment(), stdin: fd, stdout: fd, stderr: fd, terminal: true }).map_err(ShellError::Lxc)
+    container
+        .attach(&Command { argv, env: environment(), stdin: fd, stdout: fd, stderr: fd, terminal: true })
+        .map_err(ShellError::Lxc)
 }
 
 /// The last bytes of output.
@@ -297,17 +308,16 @@ impl Holder {
     }
 
     fn run(mut self) {
-        loop {
-            let Ok(ready) = self.wait() else { break };
+        while let Ok(ready) = self.wait() {
             if ready.listener {
                 self.accept();
             }
             if ready.client_in {
-                self.from_client();
+                self.hear_client();
             }
-            self.to_shell();
+            self.feed_shell();
             if ready.master {
-                self.from_shell();
+                self.drain_shell();
             }
             self.tidy();
             let abandoned = self.client.is_none() && self.alone_since.elapsed() > ABANDONED;
@@ -352,7 +362,8 @@ impl Holder {
             Err(e) => return Err(e.into()),
         }
         let hot = |at: Option<usize>, flags: PollFlags| {
-            at.and_then(|i| fds.get(i)?.revents()).is_some_and(|r| r.intersects(flags | PollFlags::POLLHUP | PollFlags::POLLERR))
+            at.and_then(|i| fds.get(i)?.revents())
+                .is_some_and(|r| r.intersects(flags | PollFlags::POLLHUP | PollFlags::POLLERR))
         };
         Ok(Ready {
             listener: hot(Some(0), PollFlags::POLLIN),
@@ -375,7 +386,7 @@ impl Holder {
         }
     }
 
-    fn from_client(&mut self) {
+    fn hear_client(&mut self) {
         let Some(client) = &mut self.client else { return };
         for (kind, payload) in client.frames() {
             if kind == frame::DATA {
@@ -395,7 +406,7 @@ impl Holder {
         }
     }
 
-    fn to_shell(&mut self) {
+    fn feed_shell(&mut self) {
         while !self.input.is_empty() {
             let (front, _) = self.input.as_slices();
             match self.master.write(front) {
@@ -410,7 +421,7 @@ impl Holder {
         }
     }
 
-    fn from_shell(&mut self) {
+    fn drain_shell(&mut self) {
         let mut buffer = [0; 16 << 10];
         match self.master.read(&mut buffer) {
             Ok(n) if n > 0 => {
@@ -421,7 +432,7 @@ impl Holder {
             }
             // EIO: every process has closed its end for now. The shell's own end is told by its pidfd; meanwhile poll
             // must not spin on the hang-up.
-            Err(e) if e.raw_os_error() == Some(libc::EIO) => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => sys::pause(5),
             Ok(_) | Err(_) => {}
         }
     }

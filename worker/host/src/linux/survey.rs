@@ -40,7 +40,10 @@ impl LinuxHost {
         });
         let resolvers = disk::resolvers();
         checks.push(if resolvers.is_empty() {
-            machine::warning("resolvers", "the host has no name server that nodes could use; names of the Internet will not resolve in nodes")
+            machine::warning(
+                "resolvers",
+                "the host has no name server that nodes could use; names of the Internet will not resolve in nodes",
+            )
         } else {
             machine::ok("resolvers", format!("nodes ask {}", resolvers.join(", ")))
         });
@@ -56,7 +59,14 @@ impl LinuxHost {
     fn directories(&self) -> Check {
         let paths = &self.inner.paths;
         let make = || {
-            for directory in [paths.local(), paths.lxc(), paths.node_states(), paths.vcluster_states(), paths.unpacked_images(), paths.run()] {
+            for directory in [
+                paths.local(),
+                paths.lxc(),
+                paths.node_states(),
+                paths.vcluster_states(),
+                paths.unpacked_images(),
+                paths.run(),
+            ] {
                 private_directory(&directory)?;
             }
             fs::create_dir_all(super::rootfs::STAGE)?;
@@ -67,7 +77,12 @@ impl LinuxHost {
             Ok(None) => machine::ok("directories", format!("{} is in place", paths.local().display())),
             Ok(Some(closed)) => {
                 let closed = closed.display();
-                machine::failed("directories", format!("{closed} cannot be searched by others, which liblxc wants for unprivileged nodes: chmod o+x {closed}"))
+                machine::failed(
+                    "directories",
+                    format!(
+                        "{closed} cannot be searched by others, which liblxc wants for unprivileged nodes: chmod o+x {closed}"
+                    ),
+                )
             }
             Err(e) => machine::failed("directories", format!("{} could not be set up: {e}", paths.local().display())),
         }
@@ -76,13 +91,18 @@ impl LinuxHost {
     async fn pool(&self) -> Result<Check> {
         self.blocking(|inner| match inner.pool.prepare() {
             Err(e) => machine::failed("pool", chain(&e)),
-            Ok(()) if inner.pool.free_mib() < LOW_MIB => {
-                machine::warning("pool", format!("{} MiB are left of {} MiB", inner.pool.free_mib(), inner.pool.capacity_mib()))
-            }
-            Ok(()) if !inner.pool.has_limits() => {
-                machine::warning("pool", "STORAGE=directory: the disk limits of nodes do NOT hold. Use STORAGE=file or disk")
-            }
-            Ok(()) => machine::ok("pool", format!("btrfs, {} MiB of {} MiB free", inner.pool.free_mib(), inner.pool.capacity_mib())),
+            Ok(()) if inner.pool.free_mib() < LOW_MIB => machine::warning(
+                "pool",
+                format!("{} MiB are left of {} MiB", inner.pool.free_mib(), inner.pool.capacity_mib()),
+            ),
+            Ok(()) if !inner.pool.has_limits() => machine::warning(
+                "pool",
+                "STORAGE=directory: the disk limits of nodes do NOT hold. Use STORAGE=file or disk",
+            ),
+            Ok(()) => machine::ok(
+                "pool",
+                format!("btrfs, {} MiB of {} MiB free", inner.pool.free_mib(), inner.pool.capacity_mib()),
+            ),
         })
         .await
     }
@@ -96,11 +116,18 @@ impl LinuxHost {
             Err(e) => return machine::failed(NAME, format!("the pool cannot be written: {e}")),
         };
         let request = ProbeRequest { layers: layers.clone(), disk: disk.clone() };
-        let answer: Result<Option<String>> = helper::call(&self.program, "probe", "docklet-probe", &request, Duration::from_secs(20)).await;
+        let answer: Result<Option<String>> =
+            helper::call(&self.program, "probe", "docklet-probe", &request, Duration::from_secs(20)).await;
         let _ = fs::remove_dir_all(disk);
         match answer {
             Ok(None) => machine::ok(NAME, "images are shared by idmapped mounts and overlayfs"),
-            Ok(Some(said)) => machine::failed(NAME, format!("{said}. The file system of {} must allow idmapped mounts (ext4, xfs, btrfs; Linux 6.1 or later)", layers.display())),
+            Ok(Some(said)) => machine::failed(
+                NAME,
+                format!(
+                    "{said}. The file system of {} must allow idmapped mounts (ext4, xfs, btrfs; Linux 6.1 or later)",
+                    layers.display()
+                ),
+            ),
             Err(e) => machine::failed(NAME, e.0.message),
         }
     }
@@ -131,9 +158,14 @@ impl Machine for LinuxHost {
 
     async fn capacity(&self) -> Result<Capacity> {
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+        let kib =
+            memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-        Ok(Capacity { cpu_millis: cpus * 1000, memory_mib: kib.unwrap_or(0) / 1024, disk_mib: self.inner.pool.capacity_mib() })
+        Ok(Capacity {
+            cpu_millis: cpus * 1000,
+            memory_mib: kib.unwrap_or(0) / 1024,
+            disk_mib: self.inner.pool.capacity_mib(),
+        })
     }
 
     async fn observe(&self) -> Result<Observed> {
@@ -158,8 +190,12 @@ impl Machine for LinuxHost {
             inner.seen.lock().extend(nodes.keys());
             let mut vclusters = BTreeMap::new();
             for id in ids(&paths.vcluster_states()) {
-                let generation = fs::read_to_string(paths.vcluster_state(id).join(GENERATION)).ok().and_then(|t| t.parse().ok());
-                vclusters.insert(id, ObservedVcluster { bridge: network::link_index(&kernel_names::bridge(id)).is_some(), generation });
+                let generation =
+                    fs::read_to_string(paths.vcluster_state(id).join(GENERATION)).ok().and_then(|t| t.parse().ok());
+                vclusters.insert(
+                    id,
+                    ObservedVcluster { bridge: network::link_index(&kernel_names::bridge(id)).is_some(), generation },
+                );
             }
             Observed { nodes, vclusters }
         })

@@ -53,7 +53,9 @@ fn fd_of(result: libc::c_long) -> io::Result<OwnedFd> {
 pub fn idmapped_copy(path: &Path, userns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let c = c_path(path)?;
     // SAFETY: the path is a valid C string for the whole call.
-    let tree = fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c.as_ptr(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC) })?;
+    let tree = fd_of(unsafe {
+        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c.as_ptr(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    })?;
     let attr = MountAttr {
         set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_IDMAP,
         clear: 0,
@@ -62,7 +64,14 @@ pub fn idmapped_copy(path: &Path, userns: BorrowedFd<'_>) -> io::Result<OwnedFd>
     };
     // SAFETY: `attr` has the kernel's layout and its true size is passed.
     check(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const attr, size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
     })?;
     Ok(tree)
 }
@@ -72,7 +81,14 @@ pub fn attach_mount(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     let c = c_path(target)?;
     // SAFETY: both paths are valid C strings for the whole call.
     check(unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, c.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            c.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
     })
     .map(drop)
 }
@@ -82,7 +98,9 @@ pub fn openat2(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, resolve
     let c = c_path(path)?;
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     // SAFETY: `how` has the kernel's layout and its true size is passed.
-    fd_of(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), c.as_ptr(), &raw const how, size_of::<OpenHow>()) })
+    fd_of(unsafe {
+        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), c.as_ptr(), &raw const how, size_of::<OpenHow>())
+    })
 }
 
 /// A descriptor that refers to the process whatever becomes of its number.
@@ -93,7 +111,10 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: takes numbers and a null siginfo.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) }).map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    })
+    .map(drop)
 }
 
 /// Waits for the process behind a pidfd to end; `false` when `millis` passed first.
@@ -123,7 +144,19 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn lchown_at(dir: impl AsFd, name: &std::ffi::CStr, uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: the name is a valid C string.
     check(libc::c_long::from(unsafe {
-        libc::fchownat(dir.as_fd().as_raw_fd(), name.as_ptr(), uid, gid, libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH)
+        libc::fchownat(
+            dir.as_fd().as_raw_fd(),
+            name.as_ptr(),
+            uid,
+            gid,
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+        )
     }))
     .map(drop)
+}
+
+/// Does nothing for so long. For the helper and for threads that may block; async code has its own timer.
+pub fn pause(millis: i32) {
+    // SAFETY: no descriptors, and the count says none.
+    unsafe { libc::poll(std::ptr::null_mut(), 0, millis) };
 }

@@ -31,7 +31,8 @@ pub async fn a_node_lives_and_dies(world: &World) {
     host.wait_ready(node.id, READY).await.unwrap();
     let it = host.observe().await.unwrap().nodes[&node.id].clone();
     assert!(it.ready && it.init_pid == Some(pid), "{it:?}");
-    let kinds: Vec<&str> = host.inventory().await.unwrap().iter().filter(|o| o.owner == Owner::Node(node.id)).map(|o| o.kind).collect();
+    let kinds: Vec<&str> =
+        host.inventory().await.unwrap().iter().filter(|o| o.owner == Owner::Node(node.id)).map(|o| o.kind).collect();
     for kind in ["link", "nft_element", "cgroup", "process", "directory"] {
         assert!(kinds.contains(&kind), "the inventory lacks the node's {kind}: {kinds:?}");
     }
@@ -122,7 +123,8 @@ pub async fn failures_have_codes(world: &World) {
     let (vcluster, nodes) = cluster(world, 0, 1);
     let node = &nodes[0];
     let host = &world.host;
-    let nowhere = ImageRef { name: "nowhere".parse().unwrap(), digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap() };
+    let nowhere =
+        ImageRef { name: "nowhere".parse().unwrap(), digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap() };
     assert_eq!(host.ensure_image(&nowhere).await.unwrap_err().code(), "image_missing");
     assert_eq!(host.exec(node.id, &argv(&["true"]), "", READY).await.unwrap_err().code(), "not_running");
     assert_eq!(host.dial(node.id, 22).await.unwrap_err().code(), "not_running");
@@ -232,7 +234,9 @@ impl Terminal {
 
     fn frame(&mut self) -> (u8, Vec<u8>) {
         let mut header = [0; frame::HEADER];
-        self.stream.read_exact(&mut header).unwrap_or_else(|e| panic!("{e}, after {:?}", String::from_utf8_lossy(&self.shown)));
+        self.stream
+            .read_exact(&mut header)
+            .unwrap_or_else(|e| panic!("{e}, after {:?}", String::from_utf8_lossy(&self.shown)));
         let [kind, a, b, c, d] = header;
         let mut payload = vec![0; u32::from_be_bytes([a, b, c, d]) as usize];
         self.stream.read_exact(&mut payload).unwrap();
@@ -245,7 +249,8 @@ pub async fn a_terminal_outlives_its_client(world: &World) {
     let (vcluster, nodes) = cluster(world, 0, 1);
     let id = nodes[0].id;
     world.bring_up(&vcluster, &nodes[0]).await;
-    let open = |session: &'static str| async move { Terminal::new(world.host.terminal(id, session, 80, 24).await.unwrap()) };
+    let open =
+        |session: &'static str| async move { Terminal::new(world.host.terminal(id, session, 80, 24).await.unwrap()) };
     let mut one = open("s-1").await;
     let mut one = tokio::task::spawn_blocking(move || {
         assert_eq!(one.next_control(), Control::Attached { resumed: false });
@@ -338,7 +343,12 @@ pub async fn nodes_come_and_go_at_once(world: &World) {
             world.host.remove_disk(node.id).await.unwrap();
         }
     };
-    tokio::join!(world.bring_up(&vcluster, &b[0]), world.bring_up(&vcluster, &b[1]), world.bring_up(&vcluster, &b[2]), down);
+    tokio::join!(
+        world.bring_up(&vcluster, &b[0]),
+        world.bring_up(&vcluster, &b[1]),
+        world.bring_up(&vcluster, &b[2]),
+        down
+    );
     let seen = world.host.observe().await.unwrap();
     assert_eq!(seen.nodes.keys().copied().collect::<Vec<_>>(), b.iter().map(|n| n.id).collect::<Vec<_>>());
     assert!(seen.nodes.values().all(|n| n.ready && n.port));

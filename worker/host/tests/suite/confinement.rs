@@ -13,7 +13,10 @@ use crate::linux::world;
 use crate::world::{READY, cluster};
 
 async fn sh(host: &LinuxHost, id: NodeId, script: &str) -> ExecOutput {
-    host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY).await.unwrap().expect("it ended in time")
+    host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY)
+        .await
+        .unwrap()
+        .expect("it ended in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +34,10 @@ async fn root_in_a_node_is_nobody_on_the_host() {
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &first.to_string(), "65536"]);
 
     // The same restrictions hold for a command as for what init starts.
-    assert_eq!(sh(host, id, "cat /proc/self/status").await.stdout.lines().find(|l| l.starts_with("Seccomp:")).unwrap(), "Seccomp:\t2");
+    assert_eq!(
+        sh(host, id, "cat /proc/self/status").await.stdout.lines().find(|l| l.starts_with("Seccomp:")).unwrap(),
+        "Seccomp:\t2"
+    );
     for (what, script) in [
         ("a nested user namespace", "unshare -U true"),
         ("a device", "mknod /tmp/sda b 8 0"),
@@ -81,14 +87,25 @@ async fn limits_hold() {
     let full = sh(host, small, "dd if=/dev/zero of=/big bs=1M count=200").await;
     assert_ne!(full.exit_code, 0, "200 MiB fit into 64: {full:?}");
     assert!(full.stderr.contains("quota") || full.stderr.contains("space"), "{full:?}");
-    assert_eq!(sh(host, other, "dd if=/dev/zero of=/big bs=1M count=100").await.exit_code, 0, "a neighbour's full disk was felt");
+    assert_eq!(
+        sh(host, other, "dd if=/dev/zero of=/big bs=1M count=100").await.exit_code,
+        0,
+        "a neighbour's full disk was felt"
+    );
     // A full node can be tidied up from within.
     assert_eq!(sh(host, small, "rm /big && echo x > /small").await.exit_code, 0);
 
     let hungry = sh(host, small, "x=$(yes | head -c 300000000); echo got ${#x}").await;
     assert!(!hungry.stdout.contains("got 29"), "300 MB fit into 128 MiB: {hungry:?}");
-    let bomb = sh(host, small, "i=0; while [ $i -lt 1200 ]; do sleep 5 & i=$((i+1)); done 2>&1 | head -n 3; true").await;
-    assert!(bomb.stdout.contains("fork") || bomb.stdout.contains("Resource") || bomb.stdout.contains("memory") || bomb.exit_code != 0, "{bomb:?}");
+    let bomb =
+        sh(host, small, "i=0; while [ $i -lt 1200 ]; do sleep 5 & i=$((i+1)); done 2>&1 | head -n 3; true").await;
+    assert!(
+        bomb.stdout.contains("fork")
+            || bomb.stdout.contains("Resource")
+            || bomb.stdout.contains("memory")
+            || bomb.exit_code != 0,
+        "{bomb:?}"
+    );
     assert_eq!(sh(host, other, "echo fine").await.stdout, "fine\n");
     // Whatever it does, it can be stopped.
     tokio::time::timeout(Duration::from_secs(10), host.stop(small, Duration::ZERO)).await.unwrap().unwrap();
@@ -103,7 +120,10 @@ async fn a_disk_that_a_node_ran_on_is_never_written_again() {
     // A trap: on the host the link leads to a file of the host's.
     let canary = linux.paths.prefix().join("canary");
     fs::write(&canary, "untouched").unwrap();
-    let trap = format!("rm /etc/hostname; ln() {{ :; }}; rm -rf /root/.ssh; echo mine > /etc/resolv.conf; echo {} > /etc/hostname", canary.display());
+    let trap = format!(
+        "rm /etc/hostname; ln() {{ :; }}; rm -rf /root/.ssh; echo mine > /etc/resolv.conf; echo {} > /etc/hostname",
+        canary.display()
+    );
     assert_eq!(sh(host, id, &trap).await.exit_code, 0);
     host.stop(id, Duration::ZERO).await.unwrap();
     let upper = linux.paths.node_disk(id).join("upper/etc/hostname");

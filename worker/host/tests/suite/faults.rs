@@ -16,7 +16,10 @@ use crate::linux::world;
 use crate::world::{READY, cluster, eventually};
 
 async fn sh(host: &LinuxHost, id: NodeId, script: &str) -> docklet_types::agent::ExecOutput {
-    host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY).await.unwrap().expect("it ended in time")
+    host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY)
+        .await
+        .unwrap()
+        .expect("it ended in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +131,8 @@ async fn a_flushed_packet_filter_is_put_back() {
         assert!(Command::new("nft").args(["delete", "table", family, &table]).status().unwrap().success());
     }
     host.ensure_port(&nodes[0]).await.unwrap();
-    let elements: Vec<String> = host.inventory().await.unwrap().into_iter().filter(|o| o.kind == "nft_element").map(|o| o.label).collect();
+    let elements: Vec<String> =
+        host.inventory().await.unwrap().into_iter().filter(|o| o.kind == "nft_element").map(|o| o.label).collect();
     assert_eq!(elements.len(), 3, "two ports and a bridge: {elements:?}");
     let rules = Command::new("nft").args(["list", "table", "inet", &table]).output().unwrap();
     assert!(String::from_utf8_lossy(&rules.stdout).contains("masquerade"));
@@ -176,11 +180,22 @@ async fn output_is_bounded_and_background_processes_are_not_waited_for() {
     let signal = sh(host, id, "kill -TERM $$").await;
     assert_eq!(signal.exit_code, 128 + libc::SIGTERM);
     let big = "x".repeat(2_000_000);
-    let echoed = host.exec(id, &["sh".to_owned(), "-c".to_owned(), "cat | head -c 10".to_owned()], &big, READY).await.unwrap().unwrap();
+    let echoed = host
+        .exec(id, &["sh".to_owned(), "-c".to_owned(), "cat | head -c 10".to_owned()], &big, READY)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(echoed.stdout, "xxxxxxxxxx");
     // A caller who goes away takes the command along.
-    let _ = tokio::time::timeout(Duration::from_millis(400), host.exec(id, &["sleep".to_owned(), "77".to_owned()], "", READY)).await;
-    eventually("the abandoned command ends", async || !sh(host, id, "cat /proc/[0-9]*/cmdline | head -c 9999999").await.stdout.contains("sleep\u{0}77")).await;
+    let _ = tokio::time::timeout(
+        Duration::from_millis(400),
+        host.exec(id, &["sleep".to_owned(), "77".to_owned()], "", READY),
+    )
+    .await;
+    eventually("the abandoned command ends", async || {
+        !sh(host, id, "cat /proc/[0-9]*/cmdline | head -c 9999999").await.stdout.contains("sleep\u{0}77")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +225,13 @@ async fn a_terminal_is_a_real_one_and_waits_for_its_reader() {
     })
     .await
     .unwrap();
-    let holder = host.inventory().await.unwrap().into_iter().find(|o| o.kind == "process" && o.label.contains("helper terminal")).expect("a holder");
+    let holder = host
+        .inventory()
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|o| o.kind == "process" && o.label.contains("helper terminal"))
+        .expect("a holder");
     let pid: i32 = holder.label.split(' ').next().unwrap().parse().unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (cpu, memory) = (ticks(pid), resident_kib(pid));

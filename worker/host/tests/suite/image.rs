@@ -10,9 +10,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PROGRAMS: [&str; 22] = [
-    "/bin/bash", "/bin/cat", "/bin/echo", "/bin/true", "/bin/false", "/bin/sleep", "/bin/ls", "/bin/hostname", "/usr/bin/id", "/usr/bin/tty",
-    "/bin/stty", "/bin/mknod", "/bin/mount", "/usr/bin/unshare", "/usr/bin/head", "/usr/bin/yes", "/bin/rm", "/bin/mkdir", "/usr/bin/env", "/bin/dd",
-    "/usr/bin/stat", "/usr/bin/seq",
+    "/bin/bash",
+    "/bin/cat",
+    "/bin/echo",
+    "/bin/true",
+    "/bin/false",
+    "/bin/sleep",
+    "/bin/ls",
+    "/bin/hostname",
+    "/usr/bin/id",
+    "/usr/bin/tty",
+    "/bin/stty",
+    "/bin/mknod",
+    "/bin/mount",
+    "/usr/bin/unshare",
+    "/usr/bin/head",
+    "/usr/bin/yes",
+    "/bin/rm",
+    "/bin/mkdir",
+    "/usr/bin/env",
+    "/bin/dd",
+    "/usr/bin/stat",
+    "/usr/bin/seq",
 ];
 
 pub fn helper() -> PathBuf {

@@ -71,7 +71,10 @@ impl Place {
     fn unpack(&self, layers: &[(&str, Vec<u8>)]) -> Result<Vec<PathBuf>, ImageError> {
         let digest = layout_of(&self.layout(), layers);
         unpack_image(&self.layout(), &digest, &self.root())?;
-        Ok(layers.iter().map(|(_, bytes)| self.root().join("layers").join(hex::encode(Sha256::digest(bytes)))).collect())
+        Ok(layers
+            .iter()
+            .map(|(_, bytes)| self.root().join("layers").join(hex::encode(Sha256::digest(bytes))))
+            .collect())
     }
 }
 
@@ -79,8 +82,24 @@ impl Place {
 fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
     fn walk(root: &Path, at: &Path, out: &mut BTreeMap<PathBuf, String>) {
         let m = fs::symlink_metadata(at).unwrap();
-        let what = if m.is_symlink() { fs::read_link(at).unwrap().display().to_string() } else if m.is_dir() { "dir".to_owned() } else { hex::encode(Sha256::digest(fs::read(at).unwrap())) };
-        out.insert(at.strip_prefix(root).unwrap().to_path_buf(), format!("{:o} {}:{} {} links {} {what}", m.mode(), m.uid(), m.gid(), m.mtime(), if m.is_dir() { 0 } else { m.nlink() }));
+        let what = if m.is_symlink() {
+            fs::read_link(at).unwrap().display().to_string()
+        } else if m.is_dir() {
+            "dir".to_owned()
+        } else {
+            hex::encode(Sha256::digest(fs::read(at).unwrap()))
+        };
+        out.insert(
+            at.strip_prefix(root).unwrap().to_path_buf(),
+            format!(
+                "{:o} {}:{} {} links {} {what}",
+                m.mode(),
+                m.uid(),
+                m.gid(),
+                m.mtime(),
+                if m.is_dir() { 0 } else { m.nlink() }
+            ),
+        );
         if m.is_dir() {
             for entry in fs::read_dir(at).unwrap() {
                 walk(root, &entry.unwrap().path(), out);
@@ -105,17 +124,32 @@ fn what_was_packed_is_unpacked() {
     symlink("/etc/absolute", tree.join("link")).unwrap();
     fs::write(tree.join(&long).join("file"), vec![7; 100_000]).unwrap();
     std::os::unix::fs::chown(tree.join("bin"), Some(1000), Some(1001)).unwrap();
-    assert!(Command::new("setcap").args(["cap_net_raw+ep"]).arg(tree.join("bin/su")).status().map_or(true, |s| s.success()));
+    assert!(
+        Command::new("setcap").args(["cap_net_raw+ep"]).arg(tree.join("bin/su")).status().map_or(true, |s| s.success())
+    );
     let digest = pack(&tree, &place.layout(), "one", "a test").unwrap();
     unpack_image(&place.layout(), &digest, &place.root()).unwrap();
     let layer = fs::read_dir(place.root().join("layers")).unwrap().next().unwrap().unwrap().path();
     assert_eq!(listing(&layer), listing(&tree));
-    let caps = |p: &Path| Command::new("getcap").arg(p.join("bin/su")).output().map(|o| String::from_utf8_lossy(&o.stdout).contains("cap_net_raw")).unwrap_or(true);
+    let caps = |p: &Path| {
+        Command::new("getcap")
+            .arg(p.join("bin/su"))
+            .output()
+            .map(|o| String::from_utf8_lossy(&o.stdout).contains("cap_net_raw"))
+            .unwrap_or(true)
+    };
     assert!(caps(&tree) == caps(&layer));
     // The same tree is the same layer.
     let again = pack(&tree, &place.layout(), "one", "a test").unwrap();
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(place.layout().join("index.json")).unwrap()).unwrap();
-    let named: Vec<&str> = index["manifests"].as_array().unwrap().iter().filter(|m| m["annotations"]["org.opencontainers.image.ref.name"] == "one").map(|m| m["digest"].as_str().unwrap()).collect();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.layout().join("index.json")).unwrap()).unwrap();
+    let named: Vec<&str> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|m| m["annotations"]["org.opencontainers.image.ref.name"] == "one")
+        .map(|m| m["digest"].as_str().unwrap())
+        .collect();
     assert_eq!(named, [again.as_str()]);
     unpack_image(&place.layout(), &again, &place.root()).unwrap();
     assert_eq!(fs::read_dir(place.root().join("layers")).unwrap().count(), 1);
@@ -201,7 +235,11 @@ fn archives_cannot_lead_out() {
 fn attributes_of_the_host_are_not_taken_from_archives() {
     let place = Place::new();
     let bytes = archive(|t| {
-        t.append_pax_extensions([("SCHILY.xattr.trusted.overlay.redirect", b"/etc".as_slice()), ("SCHILY.xattr.user.kept", b"yes".as_slice())]).unwrap();
+        t.append_pax_extensions([
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/etc".as_slice()),
+            ("SCHILY.xattr.user.kept", b"yes".as_slice()),
+        ])
+        .unwrap();
         raw(t, EntryType::Directory, "d/", "", b"");
     });
     let layer = place.unpack(&[("tar", bytes)]).unwrap().remove(0);
@@ -235,6 +273,7 @@ fn damage_is_found_and_leaves_nothing() {
     unpack_image(&place.layout(), &digest, &place.root()).unwrap();
     let layer = place.root().join("layers").join(hex::encode(Sha256::digest(&bytes)));
     assert_eq!(fs::read_dir(layer).unwrap().count(), 1);
-    let unknown = layout_of(&place.layout(), &[("tar+brotli", archive(|t| raw(t, EntryType::Regular, "other", "", b"")))]);
+    let unknown =
+        layout_of(&place.layout(), &[("tar+brotli", archive(|t| raw(t, EntryType::Regular, "other", "", b"")))]);
     assert!(matches!(unpack_image(&place.layout(), &unknown, &place.root()), Err(ImageError::LayerType(_))));
 }

@@ -140,7 +140,9 @@ async fn the_way_out_is_translated_and_there_is_no_way_in() {
 /// A raw socket on the node's eth0.
 fn raw() -> OwnedFd {
     // SAFETY: takes numbers; the descriptor that comes back is ours.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, i32::from((libc::ETH_P_ALL as u16).to_be())) };
+    let fd = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, i32::from((libc::ETH_P_ALL as u16).to_be()))
+    };
     assert!(fd >= 0, "{}", io::Error::last_os_error());
     // SAFETY: as above.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -151,7 +153,8 @@ fn raw() -> OwnedFd {
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index as i32;
     // SAFETY: a socket address with its true length.
-    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
+    let bound =
+        unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
     assert_eq!(bound, 0, "{}", io::Error::last_os_error());
     fd
 }

@@ -10,8 +10,8 @@ use docklet_worker_host::{Access, Containers, Disks, Machine, Networks, Owner};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::image;
 use crate::world::{READY, World, cluster};
@@ -40,7 +40,11 @@ pub async fn world_with(image: impl FnOnce(&Paths) -> ImageRef, storage: &str) -
     let (net, lock, index) = claim_network();
     let prefix = PathBuf::from(format!("/tmp/dkt-{}-{index}", std::process::id()));
     fs::create_dir_all(&prefix).unwrap();
-    let text = format!("CLUSTER_NAME=t{}x{index}\nFS_PREFIX={}\nCLUSTER_NET={net}\nSTORAGE={storage}\nDISKPOOL_SIZE=2048\n", std::process::id(), prefix.display());
+    let text = format!(
+        "CLUSTER_NAME=t{}x{index}\nFS_PREFIX={}\nCLUSTER_NET={net}\nSTORAGE={storage}\nDISKPOOL_SIZE=2048\n",
+        std::process::id(),
+        prefix.display()
+    );
     let config = Config::parse(&text, []).unwrap();
     let paths = Paths::new(&prefix);
     let image = image(&paths);
@@ -94,8 +98,14 @@ pub async fn world() -> (World, Linux) {
 fn systemd(paths: &Paths) -> ImageRef {
     let name = std::env::var("DOCKLET_TEST_IMAGE").unwrap_or_else(|_| "small".to_owned());
     let from = PathBuf::from("/opt/docklet/global/images").join(&name);
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(from.join("index.json")).expect("build the image first: basefs/")).unwrap();
-    let newest = index["manifests"].as_array().unwrap().iter().find(|m| m["annotations"]["org.opencontainers.image.ref.name"].is_string()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(from.join("index.json")).expect("build the image first: basefs/")).unwrap();
+    let newest = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|m| m["annotations"]["org.opencontainers.image.ref.name"].is_string())
+        .unwrap();
     fs::create_dir_all(paths.images()).unwrap();
     std::os::unix::fs::symlink(&from, paths.images().join(&name)).unwrap();
     ImageRef { name: name.parse().unwrap(), digest: newest["digest"].as_str().unwrap().parse().unwrap() }
@@ -105,9 +115,16 @@ fn systemd(paths: &Paths) -> ImageRef {
 fn ssh_key(paths: &Paths) -> SshKeyPair {
     let file = paths.prefix().join("key");
     let _ = fs::remove_file(&file);
-    let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file).status().unwrap();
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&file)
+        .status()
+        .unwrap();
     assert!(made.success());
-    SshKeyPair { private: fs::read_to_string(&file).unwrap(), public: fs::read_to_string(file.with_extension("pub")).unwrap() }
+    SshKeyPair {
+        private: fs::read_to_string(&file).unwrap(),
+        public: fs::read_to_string(file.with_extension("pub")).unwrap(),
+    }
 }
 
 /// Not a pass or fail of speed: prints how long each step took, for ten nodes with systemd (or DOCKLET_TEST_NODES).
@@ -127,21 +144,25 @@ async fn measure() {
         let begin = Instant::now();
         host.ensure_vcluster(&vcluster).await.unwrap();
         println!("round {round}\nvcluster {:>8.1?}", begin.elapsed());
-        let tasks: Vec<_> = nodes.iter().cloned().map(|node| {
-            let (host, vcluster) = (host.clone(), Arc::clone(&vcluster));
-            tokio::spawn(async move {
-                let mut times = vec![begin.elapsed()];
-                host.ensure_disk(&node, &vcluster).await.unwrap();
-                times.push(begin.elapsed());
-                host.ensure_port(&node).await.unwrap();
-                times.push(begin.elapsed());
-                host.start(&node, &vcluster).await.unwrap();
-                times.push(begin.elapsed());
-                host.wait_ready(node.id, READY).await.unwrap();
-                times.push(begin.elapsed());
-                times
+        let tasks: Vec<_> = nodes
+            .iter()
+            .cloned()
+            .map(|node| {
+                let (host, vcluster) = (host.clone(), Arc::clone(&vcluster));
+                tokio::spawn(async move {
+                    let mut times = vec![begin.elapsed()];
+                    host.ensure_disk(&node, &vcluster).await.unwrap();
+                    times.push(begin.elapsed());
+                    host.ensure_port(&node).await.unwrap();
+                    times.push(begin.elapsed());
+                    host.start(&node, &vcluster).await.unwrap();
+                    times.push(begin.elapsed());
+                    host.wait_ready(node.id, READY).await.unwrap();
+                    times.push(begin.elapsed());
+                    times
+                })
             })
-        }).collect();
+            .collect();
         for task in tasks {
             println!("  disk port boot ready {:.0?}", task.await.unwrap());
         }
@@ -160,17 +181,21 @@ async fn measure() {
         let observed = host.observe().await.unwrap();
         println!("observe  {:>8.1?} {} nodes", at.elapsed(), observed.nodes.len());
         let begin = Instant::now();
-        let tasks: Vec<_> = nodes.iter().map(|n| n.id).map(|id| {
-            let host = host.clone();
-            tokio::spawn(async move {
-                host.stop(id, Duration::ZERO).await.unwrap();
-                let stopped = begin.elapsed();
-                host.remove_port(id).await.unwrap();
-                let port = begin.elapsed();
-                host.remove_disk(id).await.unwrap();
-                [stopped, port, begin.elapsed()]
+        let tasks: Vec<_> = nodes
+            .iter()
+            .map(|n| n.id)
+            .map(|id| {
+                let host = host.clone();
+                tokio::spawn(async move {
+                    host.stop(id, Duration::ZERO).await.unwrap();
+                    let stopped = begin.elapsed();
+                    host.remove_port(id).await.unwrap();
+                    let port = begin.elapsed();
+                    host.remove_disk(id).await.unwrap();
+                    [stopped, port, begin.elapsed()]
+                })
             })
-        }).collect();
+            .collect();
         for task in tasks {
             println!("  stopped port disk {:.0?}", task.await.unwrap());
         }

@@ -72,7 +72,8 @@ pub fn cluster(world: &World, index: usize, count: u32) -> (VclusterPlan, Vec<No
     let mut vcluster = vcluster(world.net, index);
     let nodes: Vec<NodePlan> = (1..=count).map(|n| node(&vcluster, n, &world.image)).collect();
     let host: docklet_types::name::HostName = "here".parse().unwrap();
-    vcluster.peers = nodes.iter().map(|n| Peer { name: n.name.clone(), ip: n.ip, mac: n.mac, host: host.clone() }).collect();
+    vcluster.peers =
+        nodes.iter().map(|n| Peer { name: n.name.clone(), ip: n.ip, mac: n.mac, host: host.clone() }).collect();
     (vcluster, nodes)
 }
 
@@ -104,7 +105,8 @@ impl World {
 
     /// The audit: nothing is there but what belongs to the host as such.
     pub async fn assert_clean(&self) {
-        let left: Vec<_> = self.host.inventory().await.unwrap().into_iter().filter(|o| o.owner != Owner::Host).collect();
+        let left: Vec<_> =
+            self.host.inventory().await.unwrap().into_iter().filter(|o| o.owner != Owner::Host).collect();
         assert!(left.is_empty(), "left behind: {left:#?}");
         let observed = self.host.observe().await.unwrap();
         assert!(observed.nodes.is_empty() && observed.vclusters.is_empty(), "{observed:?}");

@@ -36,10 +36,18 @@ fn digest(descriptor: &Descriptor) -> Result<Digest, ImageError> {
     text.parse().map_err(|_| ImageError::DigestKind(text))
 }
 
-fn document<T: serde::de::DeserializeOwned>(layout: &Path, descriptor: &Descriptor, what: &'static str) -> Result<T, ImageError> {
+fn document<T: serde::de::DeserializeOwned>(
+    layout: &Path,
+    descriptor: &Descriptor,
+    what: &'static str,
+) -> Result<T, ImageError> {
     let digest = digest(descriptor)?;
     let bytes = layout::read_manifest(layout, &digest)?;
-    serde_json::from_slice(&bytes).map_err(|source| ImageError::Format { what, path: layout::blob(layout, &digest), source })
+    serde_json::from_slice(&bytes).map_err(|source| ImageError::Format {
+        what,
+        path: layout::blob(layout, &digest),
+        source,
+    })
 }
 
 /// A second name for the blob where both layouts are on one file system, else a copy.
@@ -52,7 +60,9 @@ fn share(from: &Path, to: &Path, digest: &Digest) -> Result<(), ImageError> {
         Err(_) => {}
     }
     let partial = target.with_extension("new");
-    fs::copy(&source, &partial).and_then(|_| fs::rename(&partial, &target)).attempting(|| format!("copy {}", source.display()))
+    fs::copy(&source, &partial)
+        .and_then(|_| fs::rename(&partial, &target))
+        .attempting(|| format!("copy {}", source.display()))
 }
 
 #[cfg(test)]
@@ -92,7 +102,8 @@ mod tests {
     fn overlay_hides(path: &Path) {
         let path = CString::new(path.as_os_str().as_bytes()).unwrap();
         // SAFETY: two C strings and one byte.
-        let set = unsafe { libc::setxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) };
+        let set =
+            unsafe { libc::setxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) };
         assert_eq!(set, 0, "{}", io::Error::last_os_error());
     }
 
@@ -123,7 +134,8 @@ mod tests {
     fn layers_of_the_base_are_shared_and_checked() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, digest) = two_layers(dir.path());
-        let lowest = layout::parse_manifest(&layout::read_manifest(&layout, &digest).unwrap()).unwrap().remove(0).digest;
+        let lowest =
+            layout::parse_manifest(&layout::read_manifest(&layout, &digest).unwrap()).unwrap().remove(0).digest;
         let blob = |layout: &Path| fs::metadata(layout::blob(layout, &lowest)).unwrap().ino();
         assert_eq!(blob(&layout), blob(&dir.path().join("small")));
     }
@@ -146,7 +158,8 @@ mod tests {
     fn a_base_that_is_not_there_is_told() {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join("upper/file"), "");
-        let refused = pack_over(&dir.path().join("upper"), &dir.path().join("none"), &dir.path().join("big"), "big", "");
+        let refused =
+            pack_over(&dir.path().join("upper"), &dir.path().join("none"), &dir.path().join("big"), "big", "");
         assert!(refused.unwrap_err().to_string().contains("could not be written"));
     }
 }

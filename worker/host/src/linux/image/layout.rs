@@ -54,7 +54,11 @@ pub fn read_manifest(layout: &Path, digest: &Digest) -> Result<Vec<u8>, ImageErr
         other => other.attempting(|| format!("read {}", path.display()))?,
     };
     let found = digest_of(&bytes)?;
-    if found == *digest { Ok(bytes) } else { Err(ImageError::Damaged { wanted: digest.clone(), found: found.to_string() }) }
+    if found == *digest {
+        Ok(bytes)
+    } else {
+        Err(ImageError::Damaged { wanted: digest.clone(), found: found.to_string() })
+    }
 }
 
 /// The layers of a manifest, lowest first.
@@ -73,12 +77,18 @@ pub fn read_index(layout: &Path) -> Result<Option<ImageIndex>, ImageError> {
     match fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).attempting(|| format!("read {}", path.display())),
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| ImageError::Format { what: "the index", path, source }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| ImageError::Format {
+            what: "the index",
+            path,
+            source,
+        }),
     }
 }
 
 /// The version that new nodes get: the one with a name, which `pack` also puts first.
 pub fn newest(index: &ImageIndex) -> Option<&Descriptor> {
-    let named = |m: &&Descriptor| m.annotations().as_ref().is_some_and(|a| a.contains_key(oci_spec::image::ANNOTATION_REF_NAME));
+    let named = |m: &&Descriptor| {
+        m.annotations().as_ref().is_some_and(|a| a.contains_key(oci_spec::image::ANNOTATION_REF_NAME))
+    };
     index.manifests().iter().find(named).or_else(|| index.manifests().first())
 }

@@ -2,11 +2,12 @@
 
 use docklet_types::image::Digest;
 use docklet_types::time::Micros;
-use oci_spec::image::{
-    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, ImageConfigurationBuilder,
-    ImageIndexBuilder, ImageManifestBuilder, MediaType, Os, RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
-};
 use oci_spec::OciSpecError;
+use oci_spec::image::{
+    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor,
+    DescriptorBuilder, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, Os,
+    RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
+};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::ffi::{CString, OsString};
@@ -123,8 +124,13 @@ fn enter(layout: &Path, newest: Descriptor, name: &str) -> Result<(), PackError>
     }
     // First: readers that know nothing of names take that one.
     manifests.insert(0, newest);
-    let index = ImageIndexBuilder::default().schema_version(SCHEMA_VERSION).media_type(MediaType::ImageIndex).manifests(manifests).build()?;
-    let bytes = serde_json::to_vec_pretty(&index).map_err(io::Error::from).attempting(|| "write the index".to_owned())?;
+    let index = ImageIndexBuilder::default()
+        .schema_version(SCHEMA_VERSION)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
+        .build()?;
+    let bytes =
+        serde_json::to_vec_pretty(&index).map_err(io::Error::from).attempting(|| "write the index".to_owned())?;
     replace_file(&layout.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     replace_file(&layout.join("index.json"), &bytes)?;
     Ok(())
@@ -225,14 +231,22 @@ struct Walk {
 }
 
 impl Walk {
-    fn directory(&mut self, tar: &mut Builder<impl Write>, on_disk: &Path, in_archive: &Path) -> Result<(), ImageError> {
+    fn directory(
+        &mut self,
+        tar: &mut Builder<impl Write>,
+        on_disk: &Path,
+        in_archive: &Path,
+    ) -> Result<(), ImageError> {
         self.item(tar, on_disk, in_archive)?;
         if is_opaque(on_disk).attempting(|| format!("read {}", on_disk.display()))? {
             marker(tar, &in_archive.join(OPAQUE)).attempting(|| format!("pack {}", on_disk.display()))?;
         }
         let reading = || format!("read {}", on_disk.display());
-        let mut names: Vec<OsString> =
-            fs::read_dir(on_disk).attempting(reading)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>().attempting(reading)?;
+        let mut names: Vec<OsString> = fs::read_dir(on_disk)
+            .attempting(reading)?
+            .map(|e| e.map(|e| e.file_name()))
+            .collect::<io::Result<_>>()
+            .attempting(reading)?;
         names.sort();
         for name in names {
             let path = on_disk.join(&name);
@@ -354,7 +368,8 @@ fn xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
         let c_name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut value = vec![0u8; 64 << 10];
         // SAFETY: two C strings and a buffer with its length.
-        let length = unsafe { libc::lgetxattr(c_path.as_ptr(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let length =
+            unsafe { libc::lgetxattr(c_path.as_ptr(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
         value.truncate(length);
         kept.push((format!("SCHILY.xattr.{text}"), value));

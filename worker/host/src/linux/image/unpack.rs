@@ -81,7 +81,9 @@ fn inside(path: &Path) -> Result<PathBuf, ImageError> {
         match component {
             Component::Normal(name) => out.push(name),
             Component::CurDir => {}
-            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return Err(ImageError::Escape(path.to_path_buf())),
+            Component::RootDir | Component::ParentDir | Component::Prefix(_) => {
+                return Err(ImageError::Escape(path.to_path_buf()));
+            }
         }
     }
     Ok(out)
@@ -117,7 +119,13 @@ impl Unpacker {
 
     fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        sys::openat2(self.root.as_fd(), path, libc::O_DIRECTORY | libc::O_RDONLY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        sys::openat2(
+            self.root.as_fd(),
+            path,
+            libc::O_DIRECTORY | libc::O_RDONLY,
+            0,
+            RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+        )
     }
 
     fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), ImageError> {
@@ -169,13 +177,19 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let parent = self.parent(&above)?;
                 replace(parent, &name)?;
-                let mut file = File::from(open_at(parent, &name, libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW, 0o600)?);
+                let mut file = File::from(open_at(
+                    parent,
+                    &name,
+                    libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW,
+                    0o600,
+                )?);
                 io::copy(entry, &mut file)?;
                 metadata.apply(file.as_fd(), true)?;
                 set_mtime(file.as_fd(), metadata.mtime)?;
             }
             EntryType::Symlink => {
-                let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData).map_err(io::Error::from)?.into_owned();
+                let target =
+                    entry.link_name()?.ok_or(io::ErrorKind::InvalidData).map_err(io::Error::from)?.into_owned();
                 let target = c(target.as_os_str())?;
                 let parent = self.parent(&above)?;
                 replace(parent, &name)?;
@@ -190,7 +204,9 @@ impl Unpacker {
                 let parent = self.parent(&above)?;
                 replace(parent, &name)?;
                 // SAFETY: a directory and a C string.
-                sys::check(i64::from(unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFIFO | (metadata.mode & 0o777), 0) }))?;
+                sys::check(i64::from(unsafe {
+                    libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFIFO | (metadata.mode & 0o777), 0)
+                }))?;
                 sys::lchown_at(parent, &name, metadata.uid, metadata.gid)?;
             }
             // Devices, and headers that are no files.
@@ -238,7 +254,9 @@ impl From<io::Error> for Place {
 fn open_at(parent: BorrowedFd<'_>, name: &CString, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     // SAFETY: a directory and a C string; the descriptor that comes back is ours.
-    let fd = sys::check(i64::from(unsafe { libc::openat(parent.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode) }))?;
+    let fd = sys::check(i64::from(unsafe {
+        libc::openat(parent.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode)
+    }))?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -262,7 +280,10 @@ fn set_mtime(fd: BorrowedFd<'_>, mtime: i64) -> io::Result<()> {
 fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
     let name = c(OsStr::new(name))?;
     // SAFETY: an open file, a C string, and a buffer with its length.
-    sys::check(i64::from(unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })).map(drop)
+    sys::check(i64::from(unsafe {
+        libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    }))
+    .map(drop)
 }
 
 /// Owner, mode, time and extended attributes of an entry.
