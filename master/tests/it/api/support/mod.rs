@@ -98,6 +98,8 @@ pub async fn site_with(extra: &str) -> Site {
     let handle = running.handle();
     tokio::spawn(running);
     let host = FakeHost::start(store.clone(), keys.clone(), "h1").await;
+    // reqwest speaks TLS where another crate of the workspace asks it to, and then wants to be told with what.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(60)).build().unwrap();
     let url = format!("http://localhost:{port}");
     Site { url, store, keys, db, access, host, http, assembly: Some(assembly), config, server: handle, dir }
