@@ -60,7 +60,12 @@ impl Assembly {
     ///
     /// # Errors
     /// See [`AssemblyError`].
-    pub async fn start(config: &Config, db: Db, store: Arc<dyn Store>, access: Arc<dyn NodeAccess>) -> Result<Self, AssemblyError> {
+    pub async fn start(
+        config: &Config,
+        db: Db,
+        store: Arc<dyn Store>,
+        access: Arc<dyn NodeAccess>,
+    ) -> Result<Self, AssemblyError> {
         let paths = Paths::new(&config.fs_prefix);
         let keys = Keys::new(&config.cluster_name);
         let settings = Settings::of(config);
@@ -75,12 +80,35 @@ impl Assembly {
         let nodes = Arc::new(Nodes::new(view.clone(), access.clone()));
         let apps = Apps::new(nodes.clone(), public.clone());
         let routes = Arc::new(SharedRoutes::default());
-        let proxy = Proxy::new(proxy::Parts { public, routes: routes.clone(), access, sessions: sessions.clone(), limits: Limits::default() });
+        let proxy = Proxy::new(proxy::Parts {
+            public,
+            routes: routes.clone(),
+            access,
+            sessions: sessions.clone(),
+            limits: Limits::default(),
+        });
         let gate = Arc::new(Gate::new(db.clone(), passwords.clone(), sessions.clone()));
         let policy = settings.policy;
         let parts = Parts {
-            vclusters: Arc::new(Vclusters::new(store.clone(), keys.clone(), view.clone(), db.clone(), images.clone(), history.clone(), settings)),
-            users: Arc::new(Users::new(db.clone(), store.clone(), keys.clone(), view.clone(), passwords, gate.clone(), sessions.clone(), paths.clone())),
+            vclusters: Arc::new(Vclusters::new(
+                store.clone(),
+                keys.clone(),
+                view.clone(),
+                db.clone(),
+                images.clone(),
+                history.clone(),
+                settings,
+            )),
+            users: Arc::new(Users::new(
+                db.clone(),
+                store.clone(),
+                keys.clone(),
+                view.clone(),
+                passwords,
+                gate.clone(),
+                sessions.clone(),
+                paths.clone(),
+            )),
             hosts: Arc::new(Hosts::new(view.clone())),
             idempotency: Idempotency::new(db.clone()),
             portal: PortalAddress::new(&config.portal_url),
@@ -131,7 +159,10 @@ async fn keep_routes(view: Arc<ClusterView>, routes: Arc<SharedRoutes>) {
                     let spec = &spec.value;
                     spec.nodes.iter().filter_map(|node| {
                         let (host, _) = cluster.node(node.id)?.plan.as_ref()?;
-                        Some(((spec.owner.clone(), spec.name.clone(), node.name.clone()), RouteTarget { node: node.id, host: host.clone() }))
+                        Some((
+                            (spec.owner.clone(), spec.name.clone(), node.name.clone()),
+                            RouteTarget { node: node.id, host: host.clone() },
+                        ))
                     })
                 })
                 .collect()

@@ -26,7 +26,14 @@ impl AppTokenKind {
 impl Db {
     /// # Errors
     /// The statement failed; also when the session has ended meanwhile.
-    pub async fn add_app_token(&self, kind: AppTokenKind, hash: &str, session_hash: &str, host: &str, expires_at: Micros) -> Result<(), DbError> {
+    pub async fn add_app_token(
+        &self,
+        kind: AppTokenKind,
+        hash: &str,
+        session_hash: &str,
+        host: &str,
+        expires_at: Micros,
+    ) -> Result<(), DbError> {
         sqlx::query("INSERT INTO app_tokens (hash, session_hash, kind, host, expires_at) VALUES ($1, $2, $3, $4, $5)")
             .bind(hash)
             .bind(session_hash)
@@ -58,7 +65,12 @@ impl Db {
     ///
     /// # Errors
     /// The statement failed.
-    pub async fn user_of_app_cookie(&self, hash: &str, host: &str, now: Micros) -> Result<Option<(User, String, Micros)>, DbError> {
+    pub async fn user_of_app_cookie(
+        &self,
+        hash: &str,
+        host: &str,
+        now: Micros,
+    ) -> Result<Option<(User, String, Micros)>, DbError> {
         sqlx::query(
             "SELECT users.id AS id, name, role, disabled, range_index, theme, users.created_at AS created_at, last_seen, \
              session_hash, app_tokens.expires_at AS ends \

@@ -29,7 +29,13 @@ impl Db {
     ///
     /// # Errors
     /// A statement failed.
-    pub async fn claim_idempotent(&self, user: UserId, key: &str, fingerprint: &str, now: Micros) -> Result<Claim, DbError> {
+    pub async fn claim_idempotent(
+        &self,
+        user: UserId,
+        key: &str,
+        fingerprint: &str,
+        now: Micros,
+    ) -> Result<Claim, DbError> {
         let doing = "claim the Idempotency-Key";
         // One statement decides: it writes where there is no row, an expired one, or an abandoned one.
         let claimed = sqlx::query(

@@ -165,7 +165,12 @@ impl Db {
             ("DELETE FROM idempotency_keys WHERE at <= $1", day_ago),
             ("DELETE FROM lockouts WHERE changed_at <= $1 AND locked_until <= $1", day_ago),
         ] {
-            gone += sqlx::query(statement).bind(before).execute(&self.pool).await.doing("drop what expired")?.rows_affected();
+            gone += sqlx::query(statement)
+                .bind(before)
+                .execute(&self.pool)
+                .await
+                .doing("drop what expired")?
+                .rows_affected();
         }
         Ok(gone)
     }

@@ -63,7 +63,11 @@ impl Db {
     /// # Errors
     /// The statement failed.
     pub async fn clear_failures(&self, key: &str) -> Result<(), DbError> {
-        sqlx::query("DELETE FROM lockouts WHERE key = $1").bind(key).execute(&self.pool).await.doing("forget failed sign-ins")?;
+        sqlx::query("DELETE FROM lockouts WHERE key = $1")
+            .bind(key)
+            .execute(&self.pool)
+            .await
+            .doing("forget failed sign-ins")?;
         Ok(())
     }
 }

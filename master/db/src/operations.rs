@@ -139,7 +139,14 @@ impl Db {
     ///
     /// # Errors
     /// The statement failed.
-    pub async fn end_operation(&self, id: OperationId, outcome: Outcome, reason: Option<&Reason>, steps: &[StepView], now: Micros) -> Result<bool, DbError> {
+    pub async fn end_operation(
+        &self,
+        id: OperationId,
+        outcome: Outcome,
+        reason: Option<&Reason>,
+        steps: &[StepView],
+        now: Micros,
+    ) -> Result<bool, DbError> {
         // These types always have a JSON form: texts and numbers only.
         let steps = serde_json::to_string(steps).unwrap_or_else(|_| "[]".to_owned());
         let reason = reason.and_then(|r| serde_json::to_string(r).ok());
@@ -193,8 +200,10 @@ impl Db {
             )))
             .bind(owner.as_str())
             .bind(limit),
-            None => sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM operations ORDER BY started_at DESC, id DESC LIMIT $1")))
-                .bind(limit),
+            None => sqlx::query(sqlx::AssertSqlSafe(format!(
+                "SELECT {COLUMNS} FROM operations ORDER BY started_at DESC, id DESC LIMIT $1"
+            )))
+            .bind(limit),
         };
         query
             .fetch_all(&self.pool)
@@ -208,10 +217,12 @@ impl Db {
     /// # Errors
     /// The statement failed.
     pub async fn running_operations(&self) -> Result<Vec<Operation>, DbError> {
-        sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM operations WHERE outcome = 'running' ORDER BY started_at, id")))
-            .fetch_all(&self.pool)
-            .await
-            .and_then(|rows| rows.iter().map(operation).collect())
-            .doing("list the running changes")
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM operations WHERE outcome = 'running' ORDER BY started_at, id"
+        )))
+        .fetch_all(&self.pool)
+        .await
+        .and_then(|rows| rows.iter().map(operation).collect())
+        .doing("list the running changes")
     }
 }

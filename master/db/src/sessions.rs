@@ -146,8 +146,11 @@ impl Db {
     /// # Errors
     /// The statement failed.
     pub async fn remove_session(&self, hash: &str) -> Result<bool, DbError> {
-        let done =
-            sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(hash).execute(&self.pool).await.doing("end the session")?;
+        let done = sqlx::query("DELETE FROM sessions WHERE hash = $1")
+            .bind(hash)
+            .execute(&self.pool)
+            .await
+            .doing("end the session")?;
         Ok(done.rows_affected() == 1)
     }
 

@@ -109,16 +109,23 @@ impl Db {
     ///
     /// # Errors
     /// See [`CreateUserError`].
-    pub async fn create_user(&self, name: &UserName, password_hash: &str, role: Role, now: Micros) -> Result<User, CreateUserError> {
+    pub async fn create_user(
+        &self,
+        name: &UserName,
+        password_hash: &str,
+        role: Role,
+        now: Micros,
+    ) -> Result<User, CreateUserError> {
         let doing = "add the user";
         let db = CreateUserError::Db;
         let mut tx = self.pool.begin().await.doing(doing).map_err(db)?;
-        let index: i64 = sqlx::query("UPDATE counters SET value = value + 1 WHERE name = 'id_range' RETURNING value - 1 AS taken")
-            .fetch_one(&mut *tx)
-            .await
-            .and_then(|row| row.try_get("taken"))
-            .doing(doing)
-            .map_err(db)?;
+        let index: i64 =
+            sqlx::query("UPDATE counters SET value = value + 1 WHERE name = 'id_range' RETURNING value - 1 AS taken")
+                .fetch_one(&mut *tx)
+                .await
+                .and_then(|row| row.try_get("taken"))
+                .doing(doing)
+                .map_err(db)?;
         let range = u32::try_from(index).ok().and_then(IdRange::new).ok_or(CreateUserError::NoIdsLeft)?;
         let id = UserId::from_uuid(Uuid::now_v7());
         sqlx::query(
@@ -136,7 +143,16 @@ impl Db {
         .doing(doing)
         .map_err(|e| if e.is_unique_violation() { CreateUserError::Taken } else { CreateUserError::Db(e) })?;
         tx.commit().await.doing(doing).map_err(db)?;
-        Ok(User { id, name: name.clone(), role, disabled: false, range, theme: Theme::Auto, created_at: now, last_seen: None })
+        Ok(User {
+            id,
+            name: name.clone(),
+            role,
+            disabled: false,
+            range,
+            theme: Theme::Auto,
+            created_at: now,
+            last_seen: None,
+        })
     }
 
     /// # Errors
@@ -240,8 +256,13 @@ impl Db {
     pub async fn remove_user(&self, id: UserId, name: &UserName) -> Result<bool, DbError> {
         let doing = "remove the user";
         let mut tx = self.pool.begin().await.doing(doing)?;
-        let done = sqlx::query("DELETE FROM users WHERE id = $1").bind(id.to_string()).execute(&mut *tx).await.doing(doing)?;
-        sqlx::query("DELETE FROM operations WHERE owner = $1").bind(name.as_str()).execute(&mut *tx).await.doing(doing)?;
+        let done =
+            sqlx::query("DELETE FROM users WHERE id = $1").bind(id.to_string()).execute(&mut *tx).await.doing(doing)?;
+        sqlx::query("DELETE FROM operations WHERE owner = $1")
+            .bind(name.as_str())
+            .execute(&mut *tx)
+            .await
+            .doing(doing)?;
         tx.commit().await.doing(doing)?;
         Ok(done.rows_affected() == 1)
     }

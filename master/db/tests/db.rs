@@ -84,10 +84,8 @@ async fn blocks_of_ids_are_never_shared_and_never_used_again() {
 async fn a_name_is_taken_once() {
     let Site { db, _dir } = site().await;
     let wanted = name("ada");
-    let (one, two) = tokio::join!(
-        db.create_user(&wanted, "h", Role::User, now()),
-        db.create_user(&wanted, "h", Role::User, now())
-    );
+    let (one, two) =
+        tokio::join!(db.create_user(&wanted, "h", Role::User, now()), db.create_user(&wanted, "h", Role::User, now()));
     let taken = [&one, &two].iter().filter(|r| matches!(r, Err(CreateUserError::Taken))).count();
     assert_eq!(taken, 1, "{one:?} {two:?}");
     assert_eq!(db.user_by_name(&wanted).await.unwrap().unwrap().theme, Theme::Auto);
@@ -138,7 +136,8 @@ async fn an_app_ticket_is_good_once_for_one_host() {
     let ticket = Uuid::new_v4().to_string();
     db.add_app_token(AppTokenKind::Ticket, &ticket, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
     assert!(db.take_app_ticket(&ticket, "host-b", now()).await.unwrap().is_none());
-    let (one, two) = tokio::join!(db.take_app_ticket(&ticket, "host-a", now()), db.take_app_ticket(&ticket, "host-a", now()));
+    let (one, two) =
+        tokio::join!(db.take_app_ticket(&ticket, "host-a", now()), db.take_app_ticket(&ticket, "host-a", now()));
     assert_eq!([one.unwrap(), two.unwrap()].into_iter().flatten().collect::<Vec<_>>(), std::slice::from_ref(&portal));
     let cookie = Uuid::new_v4().to_string();
     db.add_app_token(AppTokenKind::Cookie, &cookie, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
@@ -166,13 +165,20 @@ async fn an_idempotency_key_is_claimed_once() {
     assert_eq!(fresh, 1);
     assert_eq!(db.claim_idempotent(ada.id, "k", "other", at).await.unwrap(), Claim::Mismatch);
     db.finish_idempotent(ada.id, "k", 202, "{}").await.unwrap();
-    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(), Claim::Done { status: 202, body: "{}".to_owned() });
+    assert_eq!(
+        db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(),
+        Claim::Done { status: 202, body: "{}".to_owned() }
+    );
     assert_eq!(db.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS + 1)).await.unwrap(), Claim::Fresh);
     assert_eq!(db.claim_idempotent(ada.id, "failed", "f", at).await.unwrap(), Claim::Fresh);
     db.forget_idempotent(ada.id, "failed").await.unwrap();
     assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at).await.unwrap(), Claim::Fresh);
     assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(60)).await.unwrap(), Claim::Busy);
-    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(300)).await.unwrap(), Claim::Fresh, "its master died");
+    assert_eq!(
+        db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(300)).await.unwrap(),
+        Claim::Fresh,
+        "its master died"
+    );
 }
 
 #[tokio::test]
@@ -181,7 +187,15 @@ async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
     let ada = user(&db, "ada", Role::User).await;
     let (id, vcluster) = (OperationId::from_uuid(Uuid::now_v7()), VclusterId::from_uuid(Uuid::now_v7()));
     let demo = "demo".parse().unwrap();
-    let new = NewOperation { id, vcluster, owner: &ada.name, name: &demo, action: "create", actor: &ada.name, started_at: now() };
+    let new = NewOperation {
+        id,
+        vcluster,
+        owner: &ada.name,
+        name: &demo,
+        action: "create",
+        actor: &ada.name,
+        started_at: now(),
+    };
     db.add_operation(&new).await.unwrap();
     assert!(db.running_operations().await.unwrap().iter().any(|o| o.id == id));
     let steps = [StepView { step: Step::Boot, done: 3, total: 3, millis: 400, finished: true }];
@@ -189,7 +203,10 @@ async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
     assert!(db.end_operation(id, Outcome::Failed, Some(&reason), &steps, now()).await.unwrap());
     assert!(!db.end_operation(id, Outcome::Done, None, &[], now()).await.unwrap());
     let row = db.operation(id).await.unwrap().unwrap();
-    assert_eq!((row.outcome.as_str(), row.reason.as_ref(), row.steps.as_slice()), ("failed", Some(&reason), steps.as_slice()));
+    assert_eq!(
+        (row.outcome.as_str(), row.reason.as_ref(), row.steps.as_slice()),
+        ("failed", Some(&reason), steps.as_slice())
+    );
     let view = row.view(now());
     assert!(view.ended_at.is_some() && view.action == "create");
     assert_eq!(db.operations_of_vcluster(vcluster, 10).await.unwrap().len(), 1);
@@ -210,7 +227,11 @@ async fn failures_are_counted_forgotten_and_purged() {
     db.lock_until(&key, at.plus_seconds(300)).await.unwrap();
     assert_eq!(db.lockout(&key).await.unwrap().locked_until, at.plus_seconds(300));
     let later = at.plus_seconds(90_000);
-    assert_eq!(db.count_failure(&key, later, later.plus_seconds(-86_400)).await.unwrap(), 1, "a day without one forgets");
+    assert_eq!(
+        db.count_failure(&key, later, later.plus_seconds(-86_400)).await.unwrap(),
+        1,
+        "a day without one forgets"
+    );
     db.clear_failures(&key).await.unwrap();
     assert_eq!(db.lockout(&key).await.unwrap().fails, 0);
     let ada = user(&db, "ada", Role::User).await;
@@ -227,6 +248,7 @@ async fn a_database_is_opened_again_as_it_was() {
     db.close().await;
     let db = Db::open_file(&file).await.unwrap();
     assert_eq!(db.users().await.unwrap(), [ada]);
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.path().join("master")).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.path().join("master")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700);
 }

@@ -77,8 +77,16 @@ impl Apps {
         self.known.lock().get(&node).filter(|known| known.start == start).cloned()
     }
 
-    fn shown(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName, status: AppStatus, reason: Option<Reason>) -> AppView {
-        let address = AppAddress { port: JUPYTER_PORT, node: node.clone(), vcluster: vcluster.clone(), user: owner.clone() };
+    fn shown(
+        &self,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+        status: AppStatus,
+        reason: Option<Reason>,
+    ) -> AppView {
+        let address =
+            AppAddress { port: JUPYTER_PORT, node: node.clone(), vcluster: vcluster.clone(), user: owner.clone() };
         AppView {
             name: JUPYTER.to_owned(),
             port: JUPYTER_PORT.get(),
@@ -92,7 +100,12 @@ impl Apps {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn start(self: &Arc<Self>, owner: &UserName, vcluster: &VclusterName, node: &NodeName) -> Result<AppView, NodeError> {
+    pub async fn start(
+        self: &Arc<Self>,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+    ) -> Result<AppView, NodeError> {
         let target = self.nodes.target(owner, vcluster, node)?;
         if self.nodes.access().wait_port(&target, JUPYTER_PORT.get(), PROBE).await.is_ok() {
             self.learn(target.node, AppStatus::Running, None);
@@ -133,8 +146,13 @@ impl Apps {
             }
         }
         let message = match last {
-            Some(AccessError::NotRunning) => "The node stopped before Jupyter answered. Start it and open Jupyter again.".to_owned(),
-            _ => format!("Jupyter did not answer within {} s. Its log: journalctl -u docklet-jupyter in the node's terminal.", START_LIMIT.as_secs()),
+            Some(AccessError::NotRunning) => {
+                "The node stopped before Jupyter answered. Start it and open Jupyter again.".to_owned()
+            }
+            _ => format!(
+                "Jupyter did not answer within {} s. Its log: journalctl -u docklet-jupyter in the node's terminal.",
+                START_LIMIT.as_secs()
+            ),
         };
         self.learn(target.node, AppStatus::Failed, Some(Reason::new("app_not_answering", message)));
     }
@@ -195,12 +213,18 @@ impl Apps {
 
 /// Why the start script would not.
 fn refused(exit_code: i32, stderr: &str) -> Reason {
-    let log: String = stderr.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+    let log: String =
+        stderr.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
     let reason = match exit_code {
         // The node's own shell: 127 and 126 mean that there is no such program.
-        126 | 127 => Reason::new("no_jupyter", "This image has no Jupyter. Make the vcluster from the image base or full."),
+        126 | 127 => {
+            Reason::new("no_jupyter", "This image has no Jupyter. Make the vcluster from the image base or full.")
+        }
         3 => Reason::new("no_jupyter", "This image has no JupyterLab. Make the vcluster from the image base or full."),
-        code => Reason::new("app_start_failed", format!("Jupyter could not be started; the start script ended with {code}.")),
+        code => Reason::new(
+            "app_start_failed",
+            format!("Jupyter could not be started; the start script ended with {code}."),
+        ),
     };
     if log.is_empty() { reason } else { reason.with_log(log) }
 }

@@ -78,7 +78,13 @@ impl Vclusters {
     ///
     /// # Errors
     /// See [`ChangeError`].
-    pub async fn change(&self, actor: &UserName, owner: &UserName, name: &VclusterName, action: Action) -> Result<VclusterView, ChangeError> {
+    pub async fn change(
+        &self,
+        actor: &UserName,
+        owner: &UserName,
+        name: &VclusterName,
+        action: Action,
+    ) -> Result<VclusterView, ChangeError> {
         let mut present = self.view.read(|cluster| in_view(cluster, owner, name)).ok_or(ChangeError::NotFound)?;
         let id = present.spec.id;
         for _ in 0..TRIES {
@@ -96,7 +102,9 @@ impl Vclusters {
                     self.view.reached(revision).await;
                     tracing::info!(vcluster = %id, owner = %owner, name = %name, action = action.as_str(), actor = %actor, "a change was asked for");
                     // A vcluster without any node placed may be gone already: then it looks as it did when it was asked for.
-                    return Ok(self.by_id(id).unwrap_or_else(|| self.view.read(|cluster| self.show(cluster, &spec, spec.changed_at))));
+                    return Ok(self
+                        .by_id(id)
+                        .unwrap_or_else(|| self.view.read(|cluster| self.show(cluster, &spec, spec.changed_at))));
                 }
                 Ok(Outcome::Conflict) => self.history.forget(spec.operation).await,
                 Err(error) => {
@@ -129,7 +137,9 @@ impl Vclusters {
                 next.wanted = Wanted::Running;
                 self.again(&mut next);
             }
-            Action::Retry => return if self.again(&mut next) { Ok(Some(next)) } else { Err(ChangeError::NothingFailed) },
+            Action::Retry => {
+                return if self.again(&mut next) { Ok(Some(next)) } else { Err(ChangeError::NothingFailed) };
+            }
             Action::Scale(nodes) => return self.scaled(next, present, nodes).await,
         }
         Ok(Some(next))
@@ -149,7 +159,12 @@ impl Vclusters {
         })
     }
 
-    async fn scaled(&self, mut spec: VclusterSpec, present: &Present, nodes: u32) -> Result<Option<VclusterSpec>, ChangeError> {
+    async fn scaled(
+        &self,
+        mut spec: VclusterSpec,
+        present: &Present,
+        nodes: u32,
+    ) -> Result<Option<VclusterSpec>, ChangeError> {
         let wanted = usize::try_from(nodes).unwrap_or(usize::MAX);
         if wanted == spec.nodes.len() {
             return Ok(None);
@@ -167,7 +182,8 @@ impl Vclusters {
             .map_err(ChangeError::Refused)?;
         let last = spec.nodes.iter().filter_map(|n| n.name.number()).max().unwrap_or(0);
         let missing = nodes.saturating_sub(u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX));
-        let added: Vec<_> = (1..=missing).map(|i| new_node(NodeName::numbered(last + i), &spec.image, spec.size)).collect();
+        let added: Vec<_> =
+            (1..=missing).map(|i| new_node(NodeName::numbered(last + i), &spec.image, spec.size)).collect();
         spec.nodes.extend(added);
         let user = self.db.user_by_name(&spec.owner).await.map_err(ChangeError::Db)?;
         let cap = user.is_none_or(|u| u.role == Role::User).then_some(&self.settings.user_cap);
@@ -178,19 +194,27 @@ impl Vclusters {
 
     fn transaction(&self, spec: &VclusterSpec, present: &Present) -> Result<Txn, StoreError> {
         let key = self.keys.write(&Key::Spec(spec.id));
-        let mut txn = Txn::new().when(Compare::Unchanged { key: key.clone(), revision: present.revision }).put(key, spec)?;
+        let mut txn =
+            Txn::new().when(Compare::Unchanged { key: key.clone(), revision: present.revision }).put(key, spec)?;
         // The guard is written only where the sum changes.
         if spec.nodes.len() != present.spec.nodes.len() {
             let key = self.keys.write(&Key::Usage(spec.owner.clone()));
-            txn = txn.when(Compare::as_read(key.clone(), present.usage.map(|(_, revision)| revision))).put(key, &present.usage_with(spec))?;
+            txn = txn
+                .when(Compare::as_read(key.clone(), present.usage.map(|(_, revision)| revision)))
+                .put(key, &present.usage_with(spec))?;
         }
         Ok(txn)
     }
 
     async fn in_store(&self, id: VclusterId, owner: &UserName) -> Result<Option<Present>, ChangeError> {
-        let Some(entry) = self.store.get(&self.keys.write(&Key::Spec(id))).await.map_err(ChangeError::Store)? else { return Ok(None) };
+        let Some(entry) = self.store.get(&self.keys.write(&Key::Spec(id))).await.map_err(ChangeError::Store)? else {
+            return Ok(None);
+        };
         let usage = self.store.get(&self.keys.write(&Key::Usage(owner.clone()))).await.map_err(ChangeError::Store)?;
-        let usage = usage.map(|u| Ok((serde_json::from_slice(&u.value)?, u.revision))).transpose().map_err(ChangeError::Unreadable)?;
+        let usage = usage
+            .map(|u| Ok((serde_json::from_slice(&u.value)?, u.revision)))
+            .transpose()
+            .map_err(ChangeError::Unreadable)?;
         let spec = serde_json::from_slice(&entry.value).map_err(ChangeError::Unreadable)?;
         Ok(Some(Present { spec, revision: entry.revision, usage }))
     }

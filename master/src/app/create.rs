@@ -15,10 +15,10 @@ use docklet_types::time::Micros;
 use docklet_types::view::{CreateVcluster, Role, SizeRequest, VclusterView};
 use uuid::Uuid;
 
+use super::Settings;
 use super::images::ImageError;
 use super::keys::{self, KeyError};
 use super::vclusters::Vclusters;
-use super::Settings;
 
 /// Tries until a conflict is told to the client.
 pub(super) const TRIES: usize = 50;
@@ -88,7 +88,12 @@ pub fn size(request: Option<SizeRequest>, default: Size) -> Result<Size, FieldEr
     };
     let size = Size {
         cpu,
-        memory_mib: number("size.memory_mib", request.memory_mib, default.memory_mib, "memory_mib is from 32 to 16777216 MiB")?,
+        memory_mib: number(
+            "size.memory_mib",
+            request.memory_mib,
+            default.memory_mib,
+            "memory_mib is from 32 to 16777216 MiB",
+        )?,
         disk_mib: number("size.disk_mib", request.disk_mib, default.disk_mib, "disk_mib is from 64 to 1073741824 MiB")?,
     };
     size.checked().map_err(|e| FieldError::new(e.field(), e))
@@ -121,7 +126,13 @@ impl Vclusters {
     ///
     /// # Errors
     /// See [`CreateError`].
-    pub async fn create(&self, actor: &UserName, owner: &UserName, new: NewVcluster, id: Option<VclusterId>) -> Result<VclusterView, CreateError> {
+    pub async fn create(
+        &self,
+        actor: &UserName,
+        owner: &UserName,
+        new: NewVcluster,
+        id: Option<VclusterId>,
+    ) -> Result<VclusterView, CreateError> {
         let id = id.unwrap_or_else(|| VclusterId::from_uuid(Uuid::now_v7()));
         let image = self.images.find(new.image.clone()).await.map_err(|e| match e {
             ImageError::Unknown(name) => CreateError::UnknownImage(name),
@@ -157,7 +168,9 @@ impl Vclusters {
             let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
             admit::within_cap(cap, used, would).map_err(CreateError::Refused)?;
             let spec = draft.spec(&user);
-            let txn = self.creation(&spec, &name_key, &usage_key, usage.map(|(_, revision)| revision), &would).map_err(CreateError::Store)?;
+            let txn = self
+                .creation(&spec, &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
+                .map_err(CreateError::Store)?;
             if !noted {
                 self.note(actor, &spec, "create").await.map_err(CreateError::Db)?;
                 noted = true;
@@ -166,7 +179,9 @@ impl Vclusters {
                 Ok(Outcome::Committed { revision }) => {
                     self.view.reached(revision).await;
                     tracing::info!(vcluster = %spec.id, owner = %owner, name = %spec.name, nodes = spec.nodes.len(), actor = %actor, "create was asked for");
-                    return Ok(self.by_id(draft.id).unwrap_or_else(|| self.view.read(|cluster| self.show(cluster, &spec, draft.now))));
+                    return Ok(self
+                        .by_id(draft.id)
+                        .unwrap_or_else(|| self.view.read(|cluster| self.show(cluster, &spec, draft.now))));
                 }
                 Ok(Outcome::Conflict) => {}
                 Err(error) => {
@@ -200,7 +215,14 @@ impl Vclusters {
         })
     }
 
-    fn creation(&self, spec: &VclusterSpec, name_key: &str, usage_key: &str, usage_revision: Option<i64>, usage: &Usage) -> Result<Txn, StoreError> {
+    fn creation(
+        &self,
+        spec: &VclusterSpec,
+        name_key: &str,
+        usage_key: &str,
+        usage_revision: Option<i64>,
+        usage: &Usage,
+    ) -> Result<Txn, StoreError> {
         let spec_key = self.keys.write(&Key::Spec(spec.id));
         Txn::new()
             .when(Compare::Absent { key: name_key.to_owned() })
@@ -223,7 +245,12 @@ impl Vclusters {
     }
 
     /// What stood in the way: the name (an error), or only the guard, which is read anew.
-    async fn after_conflict(&self, name_key: &str, usage_key: &str, id: VclusterId) -> Result<Option<(Usage, i64)>, CreateError> {
+    async fn after_conflict(
+        &self,
+        name_key: &str,
+        usage_key: &str,
+        id: VclusterId,
+    ) -> Result<Option<(Usage, i64)>, CreateError> {
         if let Some(entry) = self.store.get(name_key).await.map_err(CreateError::Store)? {
             let ours = serde_json::from_slice::<VclusterId>(&entry.value).is_ok_and(|holder| holder == id);
             if !ours {

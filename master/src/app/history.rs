@@ -160,7 +160,8 @@ impl History {
 
     /// Looks at every change that runs and ends those whose end was seen.
     async fn observe(&self) {
-        let open: Vec<Arc<Operation>> = self.known.read().values().filter(|op| op.ended_at.is_none()).cloned().collect();
+        let open: Vec<Arc<Operation>> =
+            self.known.read().values().filter(|op| op.ended_at.is_none()).cloned().collect();
         for operation in open {
             let seen = self.view.read(|cluster| judge(cluster, &operation, Micros::now()));
             if let Some(seen) = seen {

@@ -123,7 +123,9 @@ impl Shared {
         let read = |source| ImageError::Read { path: path.display().to_string(), source };
         match std::fs::metadata(&path) {
             Ok(metadata) => Ok((metadata.modified().map_err(read)?, metadata.len())),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(ImageError::Unknown(name.clone())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(ImageError::Unknown(name.clone()))
+            }
             Err(e) => Err(read(e)),
         }
     }
@@ -161,7 +163,9 @@ impl Shared {
                 }),
                 Err(ImageError::Unknown(_)) => {}
                 // One broken image must not hide the others.
-                Err(error) => tracing::warn!(image = %name, error = crate::http::problem::chain(&error), "an image cannot be read"),
+                Err(error) => {
+                    tracing::warn!(image = %name, error = crate::http::problem::chain(&error), "an image cannot be read")
+                }
             }
         }
         views.sort_by(|a, b| b.is_default.cmp(&a.is_default).then_with(|| a.name.cmp(&b.name)));
@@ -175,7 +179,10 @@ impl Images {
         Self(Arc::new(Shared { directory: paths.images(), default_image, cache: Mutex::default() }))
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
         let shared = self.0.clone();
         tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| ImageError::Cancelled)?
     }

@@ -16,7 +16,8 @@ pub enum KeyError {
 fn pair(comment: &str) -> Result<SshKeyPair, KeyError> {
     let mut seed = [0u8; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut seed).map_err(KeyError::Randomness)?;
-    let key = PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed)), comment).map_err(KeyError::Encode)?;
+    let key =
+        PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed)), comment).map_err(KeyError::Encode)?;
     Ok(SshKeyPair {
         private: key.to_openssh(LineEnding::LF).map_err(KeyError::Encode)?.to_string(),
         public: key.public_key().to_openssh().map_err(KeyError::Encode)?,

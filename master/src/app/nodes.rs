@@ -52,7 +52,12 @@ impl Nodes {
         Self { view, access }
     }
 
-    pub(super) fn target(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName) -> Result<RouteTarget, NodeError> {
+    pub(super) fn target(
+        &self,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+    ) -> Result<RouteTarget, NodeError> {
         self.view.read(|cluster| {
             let spec = cluster.find(owner, vcluster).ok_or(NodeError::NoVcluster)?;
             if !spec.value.nodes.iter().any(|n| n.name == *node) {
@@ -65,7 +70,9 @@ impl Nodes {
 
     /// Differs between two starts of a node.
     pub(super) fn start_of(&self, node: NodeId) -> u64 {
-        self.view.read(|cluster| cluster.node(node).and_then(|placed| placed.plan.as_ref()).map_or(0, |(_, plan)| plan.value.generation))
+        self.view.read(|cluster| {
+            cluster.node(node).and_then(|placed| placed.plan.as_ref()).map_or(0, |(_, plan)| plan.value.generation)
+        })
     }
 
     pub(super) fn access(&self) -> &dyn NodeAccess {
@@ -76,18 +83,35 @@ impl Nodes {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn exec(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName, request: Exec) -> Result<ExecResult, NodeError> {
+    pub async fn exec(
+        &self,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+        request: Exec,
+    ) -> Result<ExecResult, NodeError> {
         let target = self.target(owner, vcluster, node)?;
         let within = checked(&request).map_err(NodeError::Field)?;
         let output = self.access.exec(&target, request.argv, request.stdin, within).await.map_err(NodeError::Access)?;
-        Ok(ExecResult { exit_code: output.exit_code, stdout: output.stdout, stderr: output.stderr, truncated: output.truncated })
+        Ok(ExecResult {
+            exit_code: output.exit_code,
+            stdout: output.stdout,
+            stderr: output.stderr,
+            truncated: output.truncated,
+        })
     }
 
     /// The end of the node's console log.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn logs(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName, lines: u32) -> Result<String, NodeError> {
+    pub async fn logs(
+        &self,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+        lines: u32,
+    ) -> Result<String, NodeError> {
         let target = self.target(owner, vcluster, node)?;
         self.access.logs(&target, lines.clamp(1, MAX_LINES)).await.map_err(NodeError::Access)
     }
@@ -101,7 +125,10 @@ fn checked(request: &Exec) -> Result<Duration, FieldError> {
         Some(_) => {}
     }
     if request.argv.len() > MAX_ARGUMENTS || request.argv.iter().any(|a| a.len() > MAX_ARGUMENT) {
-        return Err(FieldError::new("argv", format!("at most {MAX_ARGUMENTS} arguments of at most {MAX_ARGUMENT} bytes")));
+        return Err(FieldError::new(
+            "argv",
+            format!("at most {MAX_ARGUMENTS} arguments of at most {MAX_ARGUMENT} bytes"),
+        ));
     }
     if request.argv.iter().any(|a| a.contains('\0')) {
         return Err(FieldError::new("argv", "an argument cannot hold a NUL character"));

@@ -175,7 +175,9 @@ impl Users {
             self.check_current(&user, request.current_password.as_deref()).await?;
         }
         let (role, disabled) = (request.role.unwrap_or(user.role), request.disabled.unwrap_or(user.disabled));
-        if (role, disabled) != (user.role, user.disabled) && !self.db.set_role_and_state(user.id, role, disabled).await.map_err(UserError::Db)? {
+        if (role, disabled) != (user.role, user.disabled)
+            && !self.db.set_role_and_state(user.id, role, disabled).await.map_err(UserError::Db)?
+        {
             return Err(UserError::LastAdmin);
         }
         if let Some(new) = new {
@@ -197,7 +199,8 @@ impl Users {
     }
 
     async fn check_current(&self, user: &User, given: Option<&str>) -> Result<(), UserError> {
-        let given = given.ok_or_else(|| UserError::Field(FieldError::new("current_password", "give your present password, too")))?;
+        let given = given
+            .ok_or_else(|| UserError::Field(FieldError::new("current_password", "give your present password, too")))?;
         self.gate.check_present(&user.name, given).await.map_err(|error| match error {
             SignInError::Wrong => UserError::WrongPassword,
             other => UserError::Check(other),
@@ -242,7 +245,8 @@ impl Users {
     }
 
     fn refuse_with_vclusters(&self, name: &UserName) -> Result<(), UserError> {
-        let names: Vec<String> = self.view.read(|cluster| cluster.specs_of(name).map(|spec| spec.value.name.to_string()).collect());
+        let names: Vec<String> =
+            self.view.read(|cluster| cluster.specs_of(name).map(|spec| spec.value.name.to_string()).collect());
         if names.is_empty() { Ok(()) } else { Err(UserError::HasVclusters(names)) }
     }
 

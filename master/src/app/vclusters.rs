@@ -78,7 +78,15 @@ pub enum Waited {
 
 impl Vclusters {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, keys: Keys, view: Arc<ClusterView>, db: Db, images: Images, history: Arc<History>, settings: Settings) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        keys: Keys,
+        view: Arc<ClusterView>,
+        db: Db,
+        images: Images,
+        history: Arc<History>,
+        settings: Settings,
+    ) -> Self {
         Self { store, keys, view, db, images, history, settings }
     }
 
@@ -90,7 +98,11 @@ impl Vclusters {
     /// Subscribe before reading, so that no change falls in between.
     #[must_use]
     pub fn changes(&self) -> Changes {
-        Changes { cluster: self.view.subscribe(), waiting: self.view.subscribe_waiting(), history: self.history.subscribe() }
+        Changes {
+            cluster: self.view.subscribe(),
+            waiting: self.view.subscribe_waiting(),
+            history: self.history.subscribe(),
+        }
     }
 
     pub(super) fn show(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> VclusterView {
@@ -150,7 +162,13 @@ impl Vclusters {
     ///
     /// # Errors
     /// [`NoSuchVcluster`], also when it vanishes meanwhile.
-    pub async fn wait(&self, owner: &UserName, name: &VclusterName, status: Status, limit: Duration) -> Result<Waited, NoSuchVcluster> {
+    pub async fn wait(
+        &self,
+        owner: &UserName,
+        name: &VclusterName,
+        status: Status,
+        limit: Duration,
+    ) -> Result<Waited, NoSuchVcluster> {
         let id = self.id_of(owner, name)?;
         let deadline = tokio::time::Instant::now() + limit;
         let mut changes = self.changes();

@@ -84,7 +84,11 @@ impl Actor {
     /// # Errors
     /// `not_allowed` for everybody but administrators.
     pub fn must_be_admin(&self) -> Result<(), ApiError> {
-        if self.is_admin() { Ok(()) } else { Err(ApiError::new(Code::NotAllowed, "Only an administrator may do this.")) }
+        if self.is_admin() {
+            Ok(())
+        } else {
+            Err(ApiError::new(Code::NotAllowed, "Only an administrator may do this."))
+        }
     }
 }
 
@@ -133,7 +137,8 @@ impl Actor {
     /// # Errors
     /// `not_signed_in`, or the database does not answer.
     pub async fn of(request: &HttpRequest) -> Result<Self, ApiError> {
-        let (Some(sessions), Some(portal)) = (request.app_data::<web::Data<Sessions>>(), request.app_data::<web::Data<PortalAddress>>())
+        let (Some(sessions), Some(portal)) =
+            (request.app_data::<web::Data<Sessions>>(), request.app_data::<web::Data<PortalAddress>>())
         else {
             return Err(ApiError::new(Code::Internal, "The server is not set up."));
         };
@@ -148,7 +153,9 @@ impl Actor {
                 None => None,
             }
         };
-        found.ok_or_else(|| ApiError::new(Code::NotSignedIn, "Sign in first; a session that ended or was ended needs a new sign-in."))
+        found.ok_or_else(|| {
+            ApiError::new(Code::NotSignedIn, "Sign in first; a session that ended or was ended needs a new sign-in.")
+        })
     }
 }
 

@@ -90,7 +90,10 @@ mod tests {
         assert!(!outcome(&[], true));
         assert!(!outcome(&[("origin", "null")], true));
         assert!(!outcome(&[("origin", "http://evil.example")], false));
-        assert!(!outcome(&[("origin", "http://8888--node1--demo--bob.localhost:8000"), ("sec-fetch-site", "same-site")], true));
+        assert!(!outcome(
+            &[("origin", "http://8888--node1--demo--bob.localhost:8000"), ("sec-fetch-site", "same-site")],
+            true
+        ));
         assert!(!outcome(&[("sec-fetch-site", "same-site")], true));
         assert!(!outcome(&[("referer", "http://localhost:8000.evil.example/")], true));
         assert!(!outcome(&[("referer", "http://evil.example/http://localhost:8000")], true));

@@ -124,7 +124,8 @@ impl Gate {
     }
 
     async fn count(&self, key: &str, step: i64, now: Micros) -> Result<(), SignInError> {
-        let fails = self.db.count_failure(key, now, now.plus_seconds(-FORGET_SECONDS)).await.map_err(SignInError::Db)?;
+        let fails =
+            self.db.count_failure(key, now, now.plus_seconds(-FORGET_SECONDS)).await.map_err(SignInError::Db)?;
         if let Some(seconds) = lock_seconds(fails, step) {
             self.db.lock_until(key, now.plus_seconds(seconds)).await.map_err(SignInError::Db)?;
             tracing::warn!(key, fails, seconds, "locked after failed sign-ins");
@@ -203,7 +204,14 @@ impl Gate {
     ///
     /// # Errors
     /// See [`SignInError`].
-    pub async fn sign_in(&self, name: &str, password: &str, address: IpAddr, kind: SessionKind, user_agent: &str) -> Result<SignedIn, SignInError> {
+    pub async fn sign_in(
+        &self,
+        name: &str,
+        password: &str,
+        address: IpAddr,
+        kind: SessionKind,
+        user_agent: &str,
+    ) -> Result<SignedIn, SignInError> {
         let user = self.check(name, password, address).await?;
         let (token, expires_at) =
             self.sessions.begin(user.id, kind, user_agent, &address.to_string()).await.map_err(SignInError::Begin)?;

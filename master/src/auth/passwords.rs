@@ -33,7 +33,11 @@ impl Password {
     /// # Errors
     /// Too short or too long.
     pub fn parse(text: &str) -> Result<Self, PasswordLength> {
-        if (Self::MIN..=Self::MAX).contains(&text.chars().count()) { Ok(Self(text.to_owned())) } else { Err(PasswordLength) }
+        if (Self::MIN..=Self::MAX).contains(&text.chars().count()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PasswordLength)
+        }
     }
 
     /// The password itself, to be shown to the person it was made for.

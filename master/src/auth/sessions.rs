@@ -101,13 +101,20 @@ impl Sessions {
     ///
     /// # Errors
     /// See [`BeginError`].
-    pub async fn begin(&self, user: UserId, kind: SessionKind, user_agent: &str, address: &str) -> Result<(Token, Micros), BeginError> {
+    pub async fn begin(
+        &self,
+        user: UserId,
+        kind: SessionKind,
+        user_agent: &str,
+        address: &str,
+    ) -> Result<(Token, Micros), BeginError> {
         let token = Token::random().map_err(BeginError::Randomness)?;
         let hash = token.hash();
         let now = Micros::now();
         let expires_at = now.plus_seconds(self.0.lasts_seconds);
         let agent: String = user_agent.chars().filter(|c| !c.is_control()).take(200).collect();
-        let new = NewSession { hash: hash.as_str(), user, kind, created_at: now, expires_at, user_agent: &agent, address };
+        let new =
+            NewSession { hash: hash.as_str(), user, kind, created_at: now, expires_at, user_agent: &agent, address };
         self.0.db.add_session(&new).await.map_err(BeginError::Db)?;
         self.0.db.touch_user(user, now).await.map_err(BeginError::Db)?;
         Ok((token, expires_at))
@@ -172,7 +179,8 @@ impl Sessions {
     pub async fn issue_app_ticket(&self, session: &TokenHash, host: &str) -> Result<Token, BeginError> {
         let ticket = Token::random().map_err(BeginError::Randomness)?;
         let until = Micros::now().plus_seconds(TICKET_SECONDS);
-        let stored = self.0.db.add_app_token(AppTokenKind::Ticket, ticket.hash().as_str(), session.as_str(), host, until).await;
+        let stored =
+            self.0.db.add_app_token(AppTokenKind::Ticket, ticket.hash().as_str(), session.as_str(), host, until).await;
         stored.map_err(BeginError::Db)?;
         Ok(ticket)
     }
@@ -205,7 +213,9 @@ impl Sessions {
         if let Some((user, session)) = self.cached(&key) {
             return Ok(Some(Actor::new(user, session, Via::AppCookie)));
         }
-        let Some((user, session, expires_at)) = self.0.db.user_of_app_cookie(hash.as_str(), host, Micros::now()).await? else {
+        let Some((user, session, expires_at)) =
+            self.0.db.user_of_app_cookie(hash.as_str(), host, Micros::now()).await?
+        else {
             self.0.cache.lock().remove(&key);
             return Ok(None);
         };
@@ -286,7 +296,8 @@ impl Sessions {
             match self.0.db.live_sessions(&held, Micros::now()).await {
                 Ok(live) => {
                     let live: HashSet<String> = live.into_iter().collect();
-                    let gone: Vec<TokenHash> = held.iter().filter(|h| !live.contains(*h)).map(|h| TokenHash::stored(h)).collect();
+                    let gone: Vec<TokenHash> =
+                        held.iter().filter(|h| !live.contains(*h)).map(|h| TokenHash::stored(h)).collect();
                     self.forget(&gone);
                 }
                 // Sockets stay open while the database does not answer: running things run.

@@ -49,7 +49,9 @@ enum InitError {
         .0.join(", ")
     )]
     HasVclusters(Vec<String>),
-    #[error("hosts still hold nodes of deleted vclusters ({plans} plans). Let their workers finish (docklet-worker start), then try again")]
+    #[error(
+        "hosts still hold nodes of deleted vclusters ({plans} plans). Let their workers finish (docklet-worker start), then try again"
+    )]
     HasPlans { plans: usize },
     #[error("cannot tell whether the system that is there still has vclusters")]
     Unknown(#[source] EtcdError),
@@ -112,7 +114,8 @@ async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
     let there = exists(config, paths).await?;
     drop(listen(config).map_err(InitError::Run)?);
     make_directories(paths)?;
-    let etcd = LocalEtcd::ensure(config, paths).await.map_err(if there { InitError::Unknown } else { InitError::Etcd })?;
+    let etcd =
+        LocalEtcd::ensure(config, paths).await.map_err(if there { InitError::Unknown } else { InitError::Etcd })?;
     let done = with_etcd(config, paths, &etcd, there).await;
     // `run` starts it again as its own child.
     etcd.stop().await;
@@ -178,7 +181,11 @@ fn make_directories(paths: &Paths) -> Result<(), InitError> {
         (paths.global().join("users"), 0o711),
     ];
     for (path, mode) in wanted {
-        DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(|source| InitError::Directory { path, source })?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(|source| InitError::Directory { path, source })?;
     }
     Ok(())
 }

@@ -116,7 +116,9 @@ fn command(command: &Command, loaded: &Loaded) -> Outcome {
 fn start(program: &Program, loaded: &Loaded) -> Outcome {
     let arguments: Vec<OsString> = vec!["--config".into(), Path::new(&loaded.file).into(), "run".into()];
     match program.start(&arguments, START_LIMIT) {
-        Ok(Started::Now { pid }) => Ok(format!("{NAME} runs (process {pid}); the portal is at {}", loaded.config.portal_url)),
+        Ok(Started::Now { pid }) => {
+            Ok(format!("{NAME} runs (process {pid}); the portal is at {}", loaded.config.portal_url))
+        }
         Ok(Started::Already { pid }) => Ok(format!("{NAME} runs already (process {pid})")),
         Err(error) => Err(Failure::new(error.to_string())),
     }

@@ -39,8 +39,12 @@ pub(super) fn status(program: &Program, loaded: &Loaded) -> Outcome {
     let about = format!("{NAME} runs (process {pid}); the portal is at {}", loaded.config.portal_url);
     match readiness(address) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(about),
-        Ok(answer) if answer.contains("\"store\":false") => Ok(format!("{about}\netcd does not answer: what runs goes on running, nothing can be changed")),
-        Ok(answer) if answer.contains("\"database\":false") => Ok(format!("{about}\nthe database does not answer: nobody can sign in")),
+        Ok(answer) if answer.contains("\"store\":false") => {
+            Ok(format!("{about}\netcd does not answer: what runs goes on running, nothing can be changed"))
+        }
+        Ok(answer) if answer.contains("\"database\":false") => {
+            Ok(format!("{about}\nthe database does not answer: nobody can sign in"))
+        }
         Ok(_) => Ok(format!("{about}\nit gives an answer that this program does not know")),
         Err(error) => Ok(format!("{about}\nit does not answer on {address}: {error}")),
     }

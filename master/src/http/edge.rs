@@ -74,7 +74,9 @@ pub async fn edge<B: MessageBody + 'static>(
 fn log(told: &Told) {
     let (status, code) = (told.problem.status, told.problem.code);
     match &told.cause {
-        Some(cause) if status >= 500 && told.problem.code != Code::Unavailable => tracing::error!(status, ?code, cause, "request failed"),
+        Some(cause) if status >= 500 && told.problem.code != Code::Unavailable => {
+            tracing::error!(status, ?code, cause, "request failed")
+        }
         Some(cause) => tracing::warn!(status, ?code, cause, "request refused"),
         None if status >= 500 => tracing::warn!(status, ?code, detail = told.problem.detail, "request failed"),
         None => tracing::debug!(status, ?code, detail = told.problem.detail, "request refused"),
@@ -92,7 +94,11 @@ async fn page(response: ServiceResponse<BoxBody>, told: &Told) -> ServiceRespons
         moved
     };
     if told.problem.code == Code::NotSignedIn {
-        let back = if request.method() == Method::GET { request.uri().path_and_query().map_or("/", |p| p.as_str()) } else { "/" };
+        let back = if request.method() == Method::GET {
+            request.uri().path_and_query().map_or("/", |p| p.as_str())
+        } else {
+            "/"
+        };
         return response.into_response(moved(portal::sign_in::address(back)));
     }
     match portal::errors::page(&request, &told.problem).await {

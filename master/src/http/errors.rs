@@ -59,17 +59,25 @@ impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match error {
             CreateError::Field(error) => field(error),
-            CreateError::UnknownImage(name) => {
-                Self::new(Code::UnknownImage, format!("There is no image {name}. GET /api/v1/images lists those there are.")).at("image")
-            }
+            CreateError::UnknownImage(name) => Self::new(
+                Code::UnknownImage,
+                format!("There is no image {name}. GET /api/v1/images lists those there are."),
+            )
+            .at("image"),
             CreateError::Image(error) => error.into(),
             CreateError::Refused(refusal) => refused(refusal),
-            CreateError::NameTaken { deleting: true } => {
-                Self::new(Code::NameTaken, "A vcluster of that name is still being deleted. Wait until it is gone, or take another name.").at("name")
+            CreateError::NameTaken { deleting: true } => Self::new(
+                Code::NameTaken,
+                "A vcluster of that name is still being deleted. Wait until it is gone, or take another name.",
+            )
+            .at("name"),
+            CreateError::NameTaken { deleting: false } => {
+                Self::new(Code::NameTaken, "There is already a vcluster of that name. Take another name.").at("name")
             }
-            CreateError::NameTaken { deleting: false } => Self::new(Code::NameTaken, "There is already a vcluster of that name. Take another name.").at("name"),
             CreateError::NoSuchUser => Self::not_found("user"),
-            CreateError::Disabled => Self::new(Code::AccountDisabled, "This account is disabled and cannot own new vclusters."),
+            CreateError::Disabled => {
+                Self::new(Code::AccountDisabled, "This account is disabled and cannot own new vclusters.")
+            }
             CreateError::Keys(error) => Self::internal(error),
             CreateError::Contended => contended(),
             CreateError::Store(error) => store(error),
@@ -82,8 +90,12 @@ impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::NotFound => Self::not_found("vcluster"),
-            ChangeError::Deleting => Self::new(Code::WrongState, "The vcluster is being deleted; nothing else can be done with it."),
-            ChangeError::NothingFailed => Self::new(Code::WrongState, "Nothing of the vcluster has failed, so there is nothing to try again."),
+            ChangeError::Deleting => {
+                Self::new(Code::WrongState, "The vcluster is being deleted; nothing else can be done with it.")
+            }
+            ChangeError::NothingFailed => {
+                Self::new(Code::WrongState, "Nothing of the vcluster has failed, so there is nothing to try again.")
+            }
             ChangeError::Refused(refusal) => refused(refusal),
             ChangeError::Contended => contended(),
             ChangeError::Store(error) => store(error),
@@ -95,7 +107,11 @@ impl From<ChangeError> for ApiError {
 
 impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
-        Self::new(Code::Unavailable, "The images cannot be read. An administrator finds the reason in the log of the master.").because(error)
+        Self::new(
+            Code::Unavailable,
+            "The images cannot be read. An administrator finds the reason in the log of the master.",
+        )
+        .because(error)
     }
 }
 
@@ -117,10 +133,15 @@ impl From<AccessError> for ApiError {
             AccessError::NotRunning => Self::new(Code::WrongState, "The node does not run. Start its vcluster first."),
             AccessError::Refused => Self::new(Code::BadGateway, "Nothing listens on that port in the node."),
             AccessError::TimedOut => Self::new(Code::Timeout, "It was not done in time."),
-            AccessError::WorkerDown(_) => {
-                Self::new(Code::Unavailable, "The worker of the node's host cannot be reached. The node may still run; try again in a moment.").because(error)
+            AccessError::WorkerDown(_) => Self::new(
+                Code::Unavailable,
+                "The worker of the node's host cannot be reached. The node may still run; try again in a moment.",
+            )
+            .because(error),
+            AccessError::Protocol => {
+                Self::new(Code::BadGateway, "The worker of the node's host gave an answer that cannot be read.")
+                    .because(error)
             }
-            AccessError::Protocol => Self::new(Code::BadGateway, "The worker of the node's host gave an answer that cannot be read.").because(error),
             AccessError::Failed(reason) => Self::new(Code::BadGateway, reason.message),
         }
     }
@@ -133,17 +154,27 @@ impl From<UserError> for ApiError {
             UserError::Taken => Self::new(Code::NameTaken, "There is already a user of that name.").at("username"),
             UserError::NotFound => Self::not_found("user"),
             UserError::NotAllowed => Self::new(Code::NotAllowed, "Only an administrator may do this."),
-            UserError::WrongPassword => Self::new(Code::WrongPassword, "The present password is wrong.").at("current_password"),
+            UserError::WrongPassword => {
+                Self::new(Code::WrongPassword, "The present password is wrong.").at("current_password")
+            }
             UserError::Check(error) => error.into(),
-            UserError::LastAdmin => Self::new(Code::WrongState, "This would leave no administrator who can sign in. Make another one first."),
-            UserError::Yourself => Self::new(Code::WrongState, "An account cannot remove itself. Another administrator can."),
+            UserError::LastAdmin => Self::new(
+                Code::WrongState,
+                "This would leave no administrator who can sign in. Make another one first.",
+            ),
+            UserError::Yourself => {
+                Self::new(Code::WrongState, "An account cannot remove itself. Another administrator can.")
+            }
             UserError::HasVclusters(names) if names.is_empty() => {
                 Self::new(Code::WrongState, "The user has just made a vcluster. Delete it first.")
             }
-            UserError::HasVclusters(names) => {
-                Self::new(Code::WrongState, format!("The user still has vclusters: {}. Delete them first.", names.join(", ")))
+            UserError::HasVclusters(names) => Self::new(
+                Code::WrongState,
+                format!("The user still has vclusters: {}. Delete them first.", names.join(", ")),
+            ),
+            UserError::NoIdsLeft => {
+                Self::new(Code::WrongState, "All blocks of user ids are given out; no more users can be added.")
             }
-            UserError::NoIdsLeft => Self::new(Code::WrongState, "All blocks of user ids are given out; no more users can be added."),
             UserError::Busy => busy(),
             UserError::Contended => contended(),
             UserError::Store(error) => store(error),
@@ -161,9 +192,15 @@ impl From<SignInError> for ApiError {
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Wrong => Self::new(Code::WrongPassword, "User name or password is wrong."),
-            SignInError::Disabled => Self::new(Code::AccountDisabled, "This account is disabled. Ask an administrator."),
+            SignInError::Disabled => {
+                Self::new(Code::AccountDisabled, "This account is disabled. Ask an administrator.")
+            }
             SignInError::TooMany { seconds } => {
-                let wait = if seconds < 120 { format!("{seconds} seconds") } else { format!("{} minutes", seconds.div_ceil(60)) };
+                let wait = if seconds < 120 {
+                    format!("{seconds} seconds")
+                } else {
+                    format!("{} minutes", seconds.div_ceil(60))
+                };
                 Self::new(Code::TooManyRequests, format!("Too many attempts. Try again in {wait}.")).retry_in(seconds)
             }
             SignInError::Busy => busy(),

@@ -77,7 +77,10 @@ fn key_of(request: &HttpRequest) -> Result<Option<String>, ApiError> {
     let Some(value) = request.headers().get(HEADER) else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(ApiError::invalid("Idempotency-Key", format!("An Idempotency-Key has 1 to {MAX_KEY} printable characters."))),
+        _ => Err(ApiError::invalid(
+            "Idempotency-Key",
+            format!("An Idempotency-Key has 1 to {MAX_KEY} printable characters."),
+        )),
     }
 }
 
@@ -99,7 +102,13 @@ impl Idempotency {
     ///
     /// # Errors
     /// The work's own; `conflict` while another master works on the same key; `idempotency_mismatch`.
-    pub async fn once<F, W>(&self, request: &HttpRequest, actor: &Actor, body: [u8; 32], work: W) -> Result<HttpResponse, ApiError>
+    pub async fn once<F, W>(
+        &self,
+        request: &HttpRequest,
+        actor: &Actor,
+        body: [u8; 32],
+        work: W,
+    ) -> Result<HttpResponse, ApiError>
     where
         W: FnOnce(Option<VclusterId>) -> F,
         F: Future<Output = Result<Reply, ApiError>> + Send + 'static,
@@ -116,10 +125,17 @@ impl Idempotency {
                 Claim::Fresh => {}
                 Claim::Done { body, .. } => return serde_json::from_str(&body).map_err(ApiError::internal),
                 Claim::Busy => {
-                    return Err(ApiError::new(Code::Conflict, "The first request with this Idempotency-Key is still worked on. Repeat it in a moment.").retry_in(2));
+                    return Err(ApiError::new(
+                        Code::Conflict,
+                        "The first request with this Idempotency-Key is still worked on. Repeat it in a moment.",
+                    )
+                    .retry_in(2));
                 }
                 Claim::Mismatch => {
-                    return Err(ApiError::new(Code::IdempotencyMismatch, "This Idempotency-Key came with another request before. Take a new key."));
+                    return Err(ApiError::new(
+                        Code::IdempotencyMismatch,
+                        "This Idempotency-Key came with another request before. Take a new key.",
+                    ));
                 }
             }
             let done = work.await;
@@ -143,7 +159,9 @@ impl Idempotency {
     ///
     /// # Errors
     /// The work's own.
-    pub async fn run<T: Send + 'static>(work: impl Future<Output = Result<T, ApiError>> + Send + 'static) -> Result<T, ApiError> {
+    pub async fn run<T: Send + 'static>(
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
         detached(work).await
     }
 }
@@ -153,7 +171,9 @@ impl Idempotency {
 struct Lost(#[source] tokio::task::JoinError);
 
 /// Runs to its end, whether or not the client is still there.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, ApiError>> + Send + 'static) -> Result<T, ApiError> {
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
     use tracing::Instrument as _;
     tokio::spawn(work.in_current_span()).await.map_err(|e| ApiError::internal(Lost(e)))?
 }

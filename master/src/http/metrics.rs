@@ -96,7 +96,10 @@ impl Metrics {
             store_up: gauge("store_up_bool", "1 while the store answers"),
             proxy_requests: gauge("proxy_requests_count", "Requests to apps since the start"),
             proxy_dials: gauge("proxy_dials_count", "Connections made into nodes since the start"),
-            proxy_dial_failures: gauge("proxy_dial_failures_count", "Connections into nodes that failed since the start"),
+            proxy_dial_failures: gauge(
+                "proxy_dial_failures_count",
+                "Connections into nodes that failed since the start",
+            ),
             proxy_tunnels: gauge("proxy_tunnels_count", "Upgraded connections that are open"),
             terminals: gauge("terminals_count", "Terminals that are open"),
             requests,
@@ -109,10 +112,13 @@ impl Metrics {
 
     pub fn observe(&self, method: &Method, route: &str, status: u16, took: Duration) {
         // A client may invent methods; each would be a series of its own.
-        let known = [Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS];
+        let known =
+            [Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS];
         let method = if known.contains(method) { method.as_str() } else { "other" }.to_owned();
         let route = route.to_owned();
-        self.seconds.get_or_create(&MethodRoute { method: method.clone(), route: route.clone() }).observe(took.as_secs_f64());
+        self.seconds
+            .get_or_create(&MethodRoute { method: method.clone(), route: route.clone() })
+            .observe(took.as_secs_f64());
         self.requests.get_or_create(&RequestLabels { method, route, status }).inc();
     }
 
@@ -127,7 +133,8 @@ impl Metrics {
         for (status, count) in by_status {
             self.vclusters.get_or_create(&StatusLabel { status: status.to_owned() }).set(count);
         }
-        let mut by_status: BTreeMap<String, i64> = ["ready", "unreachable", "failed"].iter().map(|s| ((*s).to_owned(), 0)).collect();
+        let mut by_status: BTreeMap<String, i64> =
+            ["ready", "unreachable", "failed"].iter().map(|s| ((*s).to_owned(), 0)).collect();
         for host in hosts.list() {
             *by_status.entry(host.status).or_default() += 1;
         }

@@ -36,7 +36,11 @@ use crate::proxy;
 pub use self::server::Parts;
 
 fn form_error(error: actix_web::error::UrlencodedError, _: &HttpRequest) -> actix_web::Error {
-    let code = if matches!(error, actix_web::error::UrlencodedError::Overflow { .. }) { Code::TooLarge } else { Code::MalformedBody };
+    let code = if matches!(error, actix_web::error::UrlencodedError::Overflow { .. }) {
+        Code::TooLarge
+    } else {
+        Code::MalformedBody
+    };
     ApiError::new(code, format!("The form cannot be read: {error}.")).into()
 }
 
@@ -62,7 +66,12 @@ fn api(service: &mut web::ServiceConfig) {
         .service(v1("/sessions/current").route(delete().to(sessions::end)))
         .service(v1("/me").route(read().to(users::me)))
         .service(v1("/users").route(read().to(users::list)).route(post().to(users::create)))
-        .service(v1("/users/{name}").route(read().to(users::get)).route(patch().to(users::change)).route(delete().to(users::remove)))
+        .service(
+            v1("/users/{name}")
+                .route(read().to(users::get))
+                .route(patch().to(users::change))
+                .route(delete().to(users::remove)),
+        )
         .service(v1("/vclusters").route(read().to(vclusters::list)).route(post().to(vclusters::create)))
         .service(
             v1("/vclusters/{name}")
@@ -81,7 +90,11 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(post().to(nodes::exec)),
         )
         .service(v1("/vclusters/{name}/nodes/{node}/logs").route(read().to(nodes::logs)))
-        .service(v1("/vclusters/{name}/nodes/{node}/apps/{app}").route(read().to(nodes::app)).route(post().to(nodes::start_app)))
+        .service(
+            v1("/vclusters/{name}/nodes/{node}/apps/{app}")
+                .route(read().to(nodes::app))
+                .route(post().to(nodes::start_app)),
+        )
         .service(v1("/images").route(read().to(images::list)))
         .service(v1("/hosts").route(read().to(hosts::list)))
         .service(v1("/hosts/{name}").route(read().to(hosts::get)))
@@ -101,6 +114,10 @@ pub fn configure(service: &mut web::ServiceConfig, parts: &Parts) {
         .app_data(web::PayloadConfig::new(body::LIMIT));
     proxy::configure(service, &parts.proxy);
     service.service(
-        web::scope("").wrap(from_fn(edge::edge)).configure(api).configure(portal::configure).default_service(web::to(nothing_here)),
+        web::scope("")
+            .wrap(from_fn(edge::edge))
+            .configure(api)
+            .configure(portal::configure)
+            .default_service(web::to(nothing_here)),
     );
 }

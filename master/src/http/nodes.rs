@@ -43,7 +43,12 @@ pub struct AppPath {
 #[utoipa::path(get, path = "/api/v1/vclusters/{name}/nodes", tag = "nodes", params(("name" = String, Path), OwnerQuery), responses(
     (status = 200, description = "Nodes", body = Vec<NodeView>),
     (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path<VclusterPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn list(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     Ok(HttpResponse::Ok().json(vclusters.nodes(&owner, &path.name)?))
 }
@@ -81,7 +86,12 @@ pub async fn exec(
         (status = 400, description = "`bad_query`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json")))]
-pub async fn logs(actor: Actor, nodes: web::Data<Nodes>, path: web::Path<NodePath>, query: web::Query<LogsQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn logs(
+    actor: Actor,
+    nodes: web::Data<Nodes>,
+    path: web::Path<NodePath>,
+    query: web::Query<LogsQuery>,
+) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     let lines = query.lines.unwrap_or(DEFAULT_LINES);
     if !(1..=MAX_LINES).contains(&lines) {
@@ -101,7 +111,12 @@ fn known(app: &str) -> Result<(), ApiError> {
         (status = 200, description = "The app", body = AppView),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`wrong_state`", body = Problem, content_type = "application/problem+json")))]
-pub async fn app(actor: Actor, apps: web::Data<Apps>, path: web::Path<AppPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn app(
+    actor: Actor,
+    apps: web::Data<Apps>,
+    path: web::Path<AppPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     known(&path.app)?;
     Ok(HttpResponse::Ok().json(apps.get(&owner, &path.name, &path.node).await?))

@@ -34,9 +34,15 @@ struct Security;
 impl Modify for Security {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let components = api.components.get_or_insert_default();
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The token of `POST /api/v1/sessions`")).build();
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The token of `POST /api/v1/sessions`"))
+            .build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-        let cookie = ApiKeyValue::with_description("docklet_session", "The portal's own; changes also need the portal's `Origin`");
+        let cookie = ApiKeyValue::with_description(
+            "docklet_session",
+            "The portal's own; changes also need the portal's `Origin`",
+        );
         components.add_security_scheme("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     }
 }

@@ -86,7 +86,11 @@ impl ApiError {
     /// Something of ours failed that no client can help.
     #[must_use]
     pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
-        Self::new(Code::Internal, "Something went wrong on our side. The log of the master says more under this request's id.").because(cause)
+        Self::new(
+            Code::Internal,
+            "Something went wrong on our side. The log of the master says more under this request's id.",
+        )
+        .because(cause)
     }
 }
 

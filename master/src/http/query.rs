@@ -68,7 +68,9 @@ impl WaitQuery {
     pub fn limit(&self) -> Result<Duration, ApiError> {
         let seconds = self.timeout.unwrap_or(DEFAULT_WAIT_S);
         if seconds > MAX_WAIT_S {
-            return Err(ApiError::new(Code::BadQuery, format!("timeout is at most {MAX_WAIT_S} seconds.")).at("timeout"));
+            return Err(
+                ApiError::new(Code::BadQuery, format!("timeout is at most {MAX_WAIT_S} seconds.")).at("timeout")
+            );
         }
         Ok(Duration::from_secs(seconds))
     }

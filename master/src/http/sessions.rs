@@ -31,7 +31,13 @@ fn client_address(request: &HttpRequest) -> IpAddr {
 ///
 /// # Errors
 /// As the gate says.
-pub async fn sign_in(request: &HttpRequest, gate: &Gate, username: &str, password: &str, kind: SessionKind) -> Result<SignedIn, ApiError> {
+pub async fn sign_in(
+    request: &HttpRequest,
+    gate: &Gate,
+    username: &str,
+    password: &str,
+    kind: SessionKind,
+) -> Result<SignedIn, ApiError> {
     let address = client_address(request);
     let agent = request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     Ok(gate.sign_in(username, password, address, kind, agent).await?)
@@ -63,7 +69,9 @@ mod tests {
     use actix_web::test::TestRequest;
 
     fn seen(portal: &str, peer: &str, forwarded: &[&'static str]) -> String {
-        let mut request = TestRequest::post().peer_addr(format!("{peer}:4000").parse().unwrap()).app_data(web::Data::new(PortalAddress::new(portal)));
+        let mut request = TestRequest::post()
+            .peer_addr(format!("{peer}:4000").parse().unwrap())
+            .app_data(web::Data::new(PortalAddress::new(portal)));
         for value in forwarded {
             request = request.append_header(("x-forwarded-for", *value));
         }

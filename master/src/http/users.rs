@@ -55,7 +55,13 @@ pub async fn list(actor: Actor, users: web::Data<Users>) -> Result<HttpResponse,
         (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`name_taken`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`", body = Problem, content_type = "application/problem+json")))]
-pub async fn create(request: HttpRequest, actor: Actor, users: web::Data<Users>, once: web::Data<Idempotency>, body: Json<CreateUser>) -> Result<HttpResponse, ApiError> {
+pub async fn create(
+    request: HttpRequest,
+    actor: Actor,
+    users: web::Data<Users>,
+    once: web::Data<Idempotency>,
+    body: Json<CreateUser>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     let (users, by) = (users.into_inner(), actor.clone());
     once.once(&request, &actor, body.digest, move |_| async move {
@@ -83,7 +89,12 @@ pub async fn get(actor: Actor, users: web::Data<Users>, path: web::Path<UserPath
     (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "`wrong_state`", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "`invalid`", body = Problem, content_type = "application/problem+json")))]
-pub async fn change(actor: Actor, users: web::Data<Users>, path: web::Path<UserPath>, body: Json<ChangeUser>) -> Result<HttpResponse, ApiError> {
+pub async fn change(
+    actor: Actor,
+    users: web::Data<Users>,
+    path: web::Path<UserPath>,
+    body: Json<ChangeUser>,
+) -> Result<HttpResponse, ApiError> {
     let users = users.into_inner();
     let view = Idempotency::run(async move { Ok(users.change(&actor, &path.name, &body.value).await?) }).await?;
     Ok(HttpResponse::Ok().json(view))
@@ -95,7 +106,11 @@ pub async fn change(actor: Actor, users: web::Data<Users>, path: web::Path<UserP
     (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "`wrong_state`: there are vclusters", body = Problem, content_type = "application/problem+json")))]
-pub async fn remove(actor: Actor, users: web::Data<Users>, path: web::Path<UserPath>) -> Result<HttpResponse, ApiError> {
+pub async fn remove(
+    actor: Actor,
+    users: web::Data<Users>,
+    path: web::Path<UserPath>,
+) -> Result<HttpResponse, ApiError> {
     let users = users.into_inner();
     Idempotency::run(async move { Ok(users.remove(&actor, &path.name).await?) }).await?;
     Ok(HttpResponse::NoContent().finish())

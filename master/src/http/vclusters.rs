@@ -24,7 +24,11 @@ use docklet_master_plan::admit;
 #[utoipa::path(get, path = "/api/v1/vclusters", tag = "vclusters", params(OwnerQuery), responses(
     (status = 200, description = "By owner and name", body = Vec<VclusterView>),
     (status = 404, description = "Somebody else's", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(actor: Actor, vclusters: web::Data<Vclusters>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn list(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     let whose = match (&query.owner, actor.is_admin()) {
         (None, true) => None,
         (asked, _) => Some(owner(&actor, asked.as_deref())?),
@@ -87,7 +91,12 @@ pub async fn get(
         Waited::Settled(view) => Ok(HttpResponse::Ok().json(view)),
         Waited::TimedOut(view) => Err(ApiError::new(
             Code::Timeout,
-            format!("{} is {} and was not {status} within {} s. It goes on; ask again.", view.name, view.status, limit.as_secs()),
+            format!(
+                "{} is {} and was not {status} within {} s. It goes on; ask again.",
+                view.name,
+                view.status,
+                limit.as_secs()
+            ),
         )),
     }
 }
@@ -110,12 +119,19 @@ pub async fn scale(
     let owner = owner(&actor, query.owner.as_deref())?;
     // First whether there is one: what is wrong with the number is nobody else's business.
     vclusters.id_of(&owner, &path.name)?;
-    let nodes = admit::node_count(body.value.nodes).map_err(|e| ApiError::from(crate::app::change::ChangeError::Refused(e)))?;
+    let nodes =
+        admit::node_count(body.value.nodes).map_err(|e| ApiError::from(crate::app::change::ChangeError::Refused(e)))?;
     let view = changed(vclusters, &actor, owner, path.into_inner().name, Action::Scale(nodes)).await?;
     Ok(HttpResponse::Accepted().json(view))
 }
 
-async fn changed(vclusters: web::Data<Vclusters>, actor: &Actor, owner: UserName, name: VclusterName, action: Action) -> Result<VclusterView, ApiError> {
+async fn changed(
+    vclusters: web::Data<Vclusters>,
+    actor: &Actor,
+    owner: UserName,
+    name: VclusterName,
+    action: Action,
+) -> Result<VclusterView, ApiError> {
     let (vclusters, actor) = (vclusters.into_inner(), actor.name().clone());
     Idempotency::run(async move { Ok(vclusters.change(&actor, &owner, &name, action).await?) }).await
 }
@@ -138,7 +154,9 @@ pub async fn delete(
     let wait = match query.wait.as_deref() {
         None => false,
         Some("absent") => true,
-        Some(other) => return Err(ApiError::new(Code::BadQuery, format!("DELETE waits for absent, not for {other:?}.")).at("wait")),
+        Some(other) => {
+            return Err(ApiError::new(Code::BadQuery, format!("DELETE waits for absent, not for {other:?}.")).at("wait"));
+        }
     };
     let id = vclusters.id_of(&owner, &path.name)?;
     let view = changed(vclusters.clone(), &actor, owner, path.into_inner().name, Action::Delete).await?;

@@ -49,7 +49,12 @@ async fn render(
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn show(request: HttpRequest, actor: Actor, vclusters: web::Data<Vclusters>, sessions: web::Data<Sessions>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    request: HttpRequest,
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    sessions: web::Data<Sessions>,
+) -> Result<HttpResponse, ApiError> {
     render(StatusCode::OK, &request, &actor, &vclusters, &sessions, Errors::none()).await
 }
 
@@ -74,7 +79,11 @@ pub async fn password(
     form: web::Form<Password>,
 ) -> Result<HttpResponse, ApiError> {
     let form = form.into_inner();
-    let change = ChangeUser { password: Some(form.password), current_password: Some(form.current_password), ..ChangeUser::default() };
+    let change = ChangeUser {
+        password: Some(form.password),
+        current_password: Some(form.current_password),
+        ..ChangeUser::default()
+    };
     let (users, asker) = (users.into_inner(), actor.clone());
     let done = Idempotency::run(async move { Ok(users.change(&asker, asker.name(), &change).await?) }).await;
     match done {

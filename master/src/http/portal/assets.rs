@@ -12,7 +12,8 @@ use crate::http::problem::ApiError;
 /// `not_found`
 pub async fn show(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let asset = assets::get(&name).ok_or_else(|| ApiError::not_found("file"))?;
-    let gzip_taken = request.headers().get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    let gzip_taken =
+        request.headers().get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
     let mut response = HttpResponse::Ok();
     response
         .content_type(asset.content_type)

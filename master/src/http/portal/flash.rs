@@ -54,8 +54,12 @@ impl Done {
 #[must_use]
 pub fn with(mut response: HttpResponse, done: Done, name: &str) -> HttpResponse {
     let code = Done::ALL.iter().find(|(d, _)| *d == done).map_or("", |(_, code)| code);
-    let cookie =
-        Cookie::build(COOKIE, format!("{code}.{name}")).path("/").http_only(true).same_site(SameSite::Lax).max_age(Duration::seconds(10)).finish();
+    let cookie = Cookie::build(COOKIE, format!("{code}.{name}"))
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Lax)
+        .max_age(Duration::seconds(10))
+        .finish();
     // A cookie of our own letters is always a valid header.
     let _ = response.add_cookie(&cookie);
     response

@@ -35,7 +35,11 @@ pub(super) fn is_up(view: &VclusterView) -> bool {
 pub fn state(actor: &Actor, vclusters: &Vclusters, apps: &Arc<Apps>) -> HomeState {
     let mut views = vclusters.list((!actor.is_admin()).then(|| actor.name()));
     let settings = vclusters.settings();
-    let quick = QuickCreate { name: free_name(&views, actor.name()), image: settings.default_image.to_string(), size: settings.default_size };
+    let quick = QuickCreate {
+        name: free_name(&views, actor.name()),
+        image: settings.default_image.to_string(),
+        size: settings.default_size,
+    };
     views.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
     let vclusters_shown = views
         .into_iter()
@@ -43,7 +47,9 @@ pub fn state(actor: &Actor, vclusters: &Vclusters, apps: &Arc<Apps>) -> HomeStat
         .map(|(index, view)| {
             let names = (view.owner.parse::<UserName>(), view.name.parse::<VclusterName>());
             let jupyter = match names {
-                (Ok(owner), Ok(name)) if index < APPS_SHOWN && is_up(&view) => apps.glance(&owner, &name, &NodeName::numbered(1)),
+                (Ok(owner), Ok(name)) if index < APPS_SHOWN && is_up(&view) => {
+                    apps.glance(&owner, &name, &NodeName::numbered(1))
+                }
                 _ => None,
             };
             HomeVcluster { view, jupyter }
@@ -63,7 +69,12 @@ pub fn state(actor: &Actor, vclusters: &Vclusters, apps: &Arc<Apps>) -> HomeStat
 ///
 /// # Errors
 /// The page cannot be written.
-pub async fn show(request: HttpRequest, actor: Actor, vclusters: web::Data<Vclusters>, apps: web::Data<Apps>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    request: HttpRequest,
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    apps: web::Data<Apps>,
+) -> Result<HttpResponse, ApiError> {
     let state = state(&actor, &vclusters, &apps.into_inner());
     let mut response = page(StatusCode::OK, &HomePage { shell: shell(&request, &actor, Nav::Home), state })?;
     flash::forget(&request, &mut response);

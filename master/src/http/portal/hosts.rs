@@ -20,14 +20,22 @@ const JOIN: &str = "sudo ./prepare.sh && sudo docklet-worker start";
 /// `not_allowed`
 pub async fn list(request: HttpRequest, actor: Actor, hosts: web::Data<Hosts>) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
-    page(StatusCode::OK, &HostsPage { shell: shell(&request, &actor, Nav::Hosts), hosts: hosts.list(), join_command: JOIN.to_owned() })
+    page(
+        StatusCode::OK,
+        &HostsPage { shell: shell(&request, &actor, Nav::Hosts), hosts: hosts.list(), join_command: JOIN.to_owned() },
+    )
 }
 
 /// `GET /hosts/{name}`
 ///
 /// # Errors
 /// `not_allowed`, `not_found`
-pub async fn show(request: HttpRequest, actor: Actor, hosts: web::Data<Hosts>, path: web::Path<HostPath>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    request: HttpRequest,
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     let host = hosts.get(&path.name).ok_or_else(|| ApiError::not_found("host"))?;
     let nodes = hosts

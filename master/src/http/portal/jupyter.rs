@@ -29,14 +29,22 @@ pub async fn show(
     let app = apps.get(&owner, &path.name, &path.node).await?;
     // Also when it answers already: the page goes on to the app by itself. A redirect from here would end a form's
     // submission at another origin, which our own policy forbids.
-    page(StatusCode::OK, &JupyterPage { shell: shell(&request, &actor, Nav::Home), view, node: path.node.to_string(), app })
+    page(
+        StatusCode::OK,
+        &JupyterPage { shell: shell(&request, &actor, Nav::Home), view, node: path.node.to_string(), app },
+    )
 }
 
 /// `POST /vclusters/{name}/nodes/{node}/jupyter`
 ///
 /// # Errors
 /// `not_found`, `wrong_state`, `unavailable`
-pub async fn start(actor: Actor, apps: web::Data<Apps>, path: web::Path<NodePath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn start(
+    actor: Actor,
+    apps: web::Data<Apps>,
+    path: web::Path<NodePath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     let page = link::jupyter(path.name.as_str(), owner.as_str(), actor.name().as_str(), path.node.as_str());
     let (apps, path) = (apps.into_inner(), path.into_inner());

@@ -73,7 +73,12 @@ fn runs(view: &VclusterView) -> bool {
 }
 
 /// `GET /live/home`
-pub async fn home(actor: Actor, sessions: web::Data<Sessions>, vclusters: web::Data<Vclusters>, apps: web::Data<Apps>) -> HttpResponse {
+pub async fn home(
+    actor: Actor,
+    sessions: web::Data<Sessions>,
+    vclusters: web::Data<Vclusters>,
+    apps: web::Data<Apps>,
+) -> HttpResponse {
     let ended = sessions.ended(actor.session());
     let (vclusters, apps) = (vclusters.into_inner(), apps.into_inner());
     sse::stream(ended, move |sink| follow_home(actor, vclusters, apps, sink))
@@ -141,7 +146,9 @@ async fn follow_vcluster(followed: Followed, sources: Sources, sink: Sink) {
                             return;
                         }
                     }
-                    Err(error) => return tracing::error!(error = chain(&error), "a piece of a vcluster's page cannot be written"),
+                    Err(error) => {
+                        return tracing::error!(error = chain(&error), "a piece of a vcluster's page cannot be written");
+                    }
                 }
             }
             Ok(_) => {

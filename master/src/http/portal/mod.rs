@@ -44,9 +44,15 @@ pub fn configure(service: &mut web::ServiceConfig) {
         .service(at("/vclusters/{name}/stop").route(post().to(vcluster::stop)))
         .service(at("/vclusters/{name}/retry").route(post().to(vcluster::retry)))
         .service(at("/vclusters/{name}/scale").route(post().to(vcluster::scale)))
-        .service(at("/vclusters/{name}/delete").route(read().to(vcluster::ask_delete)).route(post().to(vcluster::delete)))
+        .service(
+            at("/vclusters/{name}/delete").route(read().to(vcluster::ask_delete)).route(post().to(vcluster::delete)),
+        )
         .service(at("/vclusters/{name}/terminal").route(read().to(terminal::show)))
-        .service(at("/vclusters/{name}/nodes/{node}/jupyter").route(read().to(jupyter::show)).route(post().to(jupyter::start)))
+        .service(
+            at("/vclusters/{name}/nodes/{node}/jupyter")
+                .route(read().to(jupyter::show))
+                .route(post().to(jupyter::start)),
+        )
         .service(at("/account").route(read().to(account::show)))
         .service(at("/account/password").route(post().to(account::password)))
         .service(at("/account/theme").route(post().to(account::theme)))

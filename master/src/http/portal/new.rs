@@ -30,12 +30,19 @@ impl Form {
     /// The request that the texts mean.
     fn request(&self) -> Result<CreateVcluster, Errors> {
         let whole = |field: &str, text: &str| {
-            text.trim().parse::<i64>().map_err(|_| Errors::one(field, format!("{:?} is not a whole number.", text.trim())))
+            text.trim()
+                .parse::<i64>()
+                .map_err(|_| Errors::one(field, format!("{:?} is not a whole number.", text.trim())))
         };
-        let optional = |field: &str, text: &str| if text.trim().is_empty() { Ok(None) } else { whole(field, text).map(Some) };
+        let optional =
+            |field: &str, text: &str| if text.trim().is_empty() { Ok(None) } else { whole(field, text).map(Some) };
         let cpu = match self.cpu.trim() {
             "" => None,
-            text => Some(text.replace(',', ".").parse::<f64>().map_err(|_| Errors::one("cpu", format!("{text:?} is not a number.")))?),
+            text => Some(
+                text.replace(',', ".")
+                    .parse::<f64>()
+                    .map_err(|_| Errors::one("cpu", format!("{text:?} is not a number.")))?,
+            ),
         };
         Ok(CreateVcluster {
             name: self.name.trim().to_owned(),
@@ -85,7 +92,12 @@ async fn render(
 ///
 /// # Errors
 /// The images cannot be read.
-pub async fn show(request: HttpRequest, actor: Actor, vclusters: web::Data<Vclusters>, images: web::Data<Images>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    request: HttpRequest,
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    images: web::Data<Images>,
+) -> Result<HttpResponse, ApiError> {
     let settings = vclusters.settings();
     let form = NewForm {
         name: String::new(),

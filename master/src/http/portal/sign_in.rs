@@ -58,14 +58,24 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    async fn show(&self, status: StatusCode, username: String, next: &str, error: Option<String>) -> Result<HttpResponse, ApiError> {
+    async fn show(
+        &self,
+        status: StatusCode,
+        username: String,
+        next: &str,
+        error: Option<String>,
+    ) -> Result<HttpResponse, ApiError> {
         // Told only while nobody ever signed in; afterwards it would be gossip.
         let first = self.users.nobody_ever_signed_in().await.unwrap_or(false);
         let first_password_file = first.then(|| self.paths.generated_password().display().to_string());
         let next = if checked(next) == "/" { String::new() } else { next.to_owned() };
-        let mut response = page(status, &SignInPage { shell: public_shell(self.request), username, next, error, first_password_file })?;
+        let mut response = page(
+            status,
+            &SignInPage { shell: public_shell(self.request), username, next, error, first_password_file },
+        )?;
         // The form may lead on to an app, by way of /apps/open; browsers apply form-action to redirects, too.
-        let policy = docklet_web::assets::CONTENT_SECURITY_POLICY.replace("form-action 'self'", &format!("form-action 'self' {}", self.apps.0));
+        let policy = docklet_web::assets::CONTENT_SECURITY_POLICY
+            .replace("form-action 'self'", &format!("form-action 'self' {}", self.apps.0));
         if let Ok(policy) = actix_web::http::header::HeaderValue::from_str(&policy) {
             response.headers_mut().insert(actix_web::http::header::CONTENT_SECURITY_POLICY, policy);
         }
@@ -87,7 +97,9 @@ pub async fn show(
     if Actor::of(&request).await.is_ok() {
         return Ok(go(checked(&query.next)));
     }
-    Shown { request: &request, users: &users, paths: &paths, apps: &apps }.show(StatusCode::OK, String::new(), &query.next, None).await
+    Shown { request: &request, users: &users, paths: &paths, apps: &apps }
+        .show(StatusCode::OK, String::new(), &query.next, None)
+        .await
 }
 
 fn session_cookie(portal: &PortalAddress, token: &str, expires_at: Micros) -> Cookie<'static> {
@@ -117,16 +129,22 @@ pub async fn sign_in(
     match sessions::sign_in(&request, &gate, &form.username, &form.password, SessionKind::Portal).await {
         Ok(signed_in) => {
             let mut response = go(checked(&form.next));
-            let cookies = [session_cookie(&portal, signed_in.token.reveal(), signed_in.expires_at), theme_cookie(signed_in.user.theme.as_str())];
+            let cookies = [
+                session_cookie(&portal, signed_in.token.reveal(), signed_in.expires_at),
+                theme_cookie(signed_in.user.theme.as_str()),
+            ];
             for cookie in cookies {
                 response.add_cookie(&cookie).map_err(ApiError::internal)?;
             }
             Ok(response)
         }
-        Err(error) if matches!(error.problem.code, Code::WrongPassword | Code::AccountDisabled | Code::TooManyRequests) => {
+        Err(error)
+            if matches!(error.problem.code, Code::WrongPassword | Code::AccountDisabled | Code::TooManyRequests) =>
+        {
             let status = StatusCode::from_u16(error.problem.status).unwrap_or(StatusCode::UNAUTHORIZED);
             let shown = Shown { request: &request, users: &users, paths: &paths, apps: &apps };
-            let mut response = shown.show(status, form.username.clone(), &form.next, Some(error.problem.detail.clone())).await?;
+            let mut response =
+                shown.show(status, form.username.clone(), &form.next, Some(error.problem.detail.clone())).await?;
             if let Some(seconds) = error.retry_after {
                 response.headers_mut().insert(actix_web::http::header::RETRY_AFTER, seconds.into());
             }
@@ -139,19 +157,28 @@ pub async fn sign_in(
 /// Remembers the colours for pages without a session. Not a secret; scripts read it, too.
 #[must_use]
 pub fn theme_cookie(theme: &str) -> Cookie<'static> {
-    Cookie::build(Theme::COOKIE, theme.to_owned()).path("/").same_site(SameSite::Lax).max_age(Duration::days(365)).finish()
+    Cookie::build(Theme::COOKIE, theme.to_owned())
+        .path("/")
+        .same_site(SameSite::Lax)
+        .max_age(Duration::days(365))
+        .finish()
 }
 
 /// `POST /sign-out`
 ///
 /// # Errors
 /// The database does not answer; the session goes on.
-pub async fn sign_out(request: HttpRequest, sessions: web::Data<Sessions>, portal: web::Data<PortalAddress>) -> Result<HttpResponse, ApiError> {
+pub async fn sign_out(
+    request: HttpRequest,
+    sessions: web::Data<Sessions>,
+    portal: web::Data<PortalAddress>,
+) -> Result<HttpResponse, ApiError> {
     if let Ok(actor) = Actor::of(&request).await {
         sessions.end(actor.session()).await?;
     }
     let mut response = go("/sign-in");
-    let mut gone = Cookie::build(portal.cookie_name(), "").path("/").http_only(true).secure(portal.is_secure()).finish();
+    let mut gone =
+        Cookie::build(portal.cookie_name(), "").path("/").http_only(true).secure(portal.is_secure()).finish();
     gone.make_removal();
     response.add_cookie(&gone).map_err(ApiError::internal)?;
     Ok(response)
@@ -164,7 +191,14 @@ mod tests {
     #[test]
     fn only_our_own_paths_are_followed() {
         assert_eq!(checked("/vclusters/demo?owner=bob"), "/vclusters/demo?owner=bob");
-        for bad in ["", "//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\r\nSet-Cookie: x=y"] {
+        for bad in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "javascript:alert(1)",
+            "/a\r\nSet-Cookie: x=y",
+        ] {
             assert_eq!(checked(bad), "/", "{bad:?}");
         }
     }

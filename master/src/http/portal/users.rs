@@ -33,7 +33,8 @@ async fn render(
     form: UserForm,
     password_error: Option<(String, String)>,
 ) -> Result<HttpResponse, ApiError> {
-    let shown = UsersPage { shell: shell(request, actor, Nav::Users), users: users.list().await?, q, form, password_error };
+    let shown =
+        UsersPage { shell: shell(request, actor, Nav::Users), users: users.list().await?, q, form, password_error };
     let mut response = page(status, &shown)?;
     flash::forget(request, &mut response);
     Ok(response)
@@ -43,7 +44,12 @@ async fn render(
 ///
 /// # Errors
 /// `not_allowed`
-pub async fn show(request: HttpRequest, actor: Actor, users: web::Data<Users>, query: web::Query<Search>) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    request: HttpRequest,
+    actor: Actor,
+    users: web::Data<Users>,
+    query: web::Query<Search>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     render(StatusCode::OK, &request, &actor, &users, query.into_inner().q, UserForm::default(), None).await
 }
@@ -61,7 +67,12 @@ pub struct NewUser {
 ///
 /// # Errors
 /// What is not a matter of the form.
-pub async fn create(request: HttpRequest, actor: Actor, users: web::Data<Users>, form: web::Form<NewUser>) -> Result<HttpResponse, ApiError> {
+pub async fn create(
+    request: HttpRequest,
+    actor: Actor,
+    users: web::Data<Users>,
+    form: web::Form<NewUser>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     let form = form.into_inner();
     let role = match form.role.as_str() {
@@ -78,7 +89,8 @@ pub async fn create(request: HttpRequest, actor: Actor, users: web::Data<Users>,
     match Idempotency::run(async move { Ok(shared.create(&asker, &wanted).await?) }).await {
         Ok(user) => Ok(flash::with(go("/users"), Done::UserAdded, &user.username)),
         Err(error) if is_for_form(&error.problem) => {
-            let form = UserForm { username: form.username, role: form.role, errors: Errors::from_problem(&error.problem) };
+            let form =
+                UserForm { username: form.username, role: form.role, errors: Errors::from_problem(&error.problem) };
             render(REFUSED, &request, &actor, &users, String::new(), form, None).await
         }
         Err(error) => Err(error),
@@ -99,7 +111,11 @@ async fn change(actor: &Actor, users: web::Data<Users>, name: UserName, change: 
 ///
 /// # Errors
 /// `not_allowed`, `not_found`, `wrong_state`
-pub async fn disable(actor: Actor, users: web::Data<Users>, path: web::Path<UserPath>) -> Result<HttpResponse, ApiError> {
+pub async fn disable(
+    actor: Actor,
+    users: web::Data<Users>,
+    path: web::Path<UserPath>,
+) -> Result<HttpResponse, ApiError> {
     let name = path.into_inner().name;
     change(&actor, users, name.clone(), ChangeUser { disabled: Some(true), ..ChangeUser::default() }).await?;
     Ok(flash::with(go("/users"), Done::UserDisabled, name.as_str()))
@@ -109,7 +125,11 @@ pub async fn disable(actor: Actor, users: web::Data<Users>, path: web::Path<User
 ///
 /// # Errors
 /// `not_allowed`, `not_found`
-pub async fn enable(actor: Actor, users: web::Data<Users>, path: web::Path<UserPath>) -> Result<HttpResponse, ApiError> {
+pub async fn enable(
+    actor: Actor,
+    users: web::Data<Users>,
+    path: web::Path<UserPath>,
+) -> Result<HttpResponse, ApiError> {
     let name = path.into_inner().name;
     change(&actor, users, name.clone(), ChangeUser { disabled: Some(false), ..ChangeUser::default() }).await?;
     Ok(flash::with(go("/users"), Done::UserEnabled, name.as_str()))
@@ -163,7 +183,13 @@ async fn render_delete(
 ///
 /// # Errors
 /// `not_allowed`, `not_found`
-pub async fn ask_delete(request: HttpRequest, actor: Actor, users: web::Data<Users>, vclusters: web::Data<Vclusters>, path: web::Path<UserPath>) -> Result<HttpResponse, ApiError> {
+pub async fn ask_delete(
+    request: HttpRequest,
+    actor: Actor,
+    users: web::Data<Users>,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<UserPath>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     render_delete(StatusCode::OK, &request, &actor, &users, &vclusters, &path.name, None).await
 }
@@ -172,14 +198,29 @@ pub async fn ask_delete(request: HttpRequest, actor: Actor, users: web::Data<Use
 ///
 /// # Errors
 /// What the page itself cannot tell.
-pub async fn delete(request: HttpRequest, actor: Actor, users: web::Data<Users>, vclusters: web::Data<Vclusters>, path: web::Path<UserPath>) -> Result<HttpResponse, ApiError> {
+pub async fn delete(
+    request: HttpRequest,
+    actor: Actor,
+    users: web::Data<Users>,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<UserPath>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     let name = path.into_inner().name;
     let (shared, asker, whom) = (users.clone().into_inner(), actor.clone(), name.clone());
     match Idempotency::run(async move { Ok(shared.remove(&asker, &whom).await?) }).await {
         Ok(()) => Ok(flash::with(go("/users"), Done::UserRemoved, name.as_str())),
         Err(error) if error.problem.code == Code::WrongState => {
-            render_delete(StatusCode::CONFLICT, &request, &actor, &users, &vclusters, &name, Some(error.problem.detail.clone())).await
+            render_delete(
+                StatusCode::CONFLICT,
+                &request,
+                &actor,
+                &users,
+                &vclusters,
+                &name,
+                Some(error.problem.detail.clone()),
+            )
+            .await
         }
         Err(error) => Err(error),
     }

@@ -39,7 +39,12 @@ impl Sources {
     ///
     /// # Errors
     /// `not_found`; the database does not answer.
-    pub async fn state(&self, viewer: &UserName, owner: &UserName, name: &VclusterName) -> Result<VclusterState, ApiError> {
+    pub async fn state(
+        &self,
+        viewer: &UserName,
+        owner: &UserName,
+        name: &VclusterName,
+    ) -> Result<VclusterState, ApiError> {
         let view = self.vclusters.get(owner, name)?;
         let nodes = self.vclusters.nodes(owner, name)?;
         let operations = match view.id.parse() {
@@ -114,7 +119,13 @@ fn address(actor: &Actor, owner: &UserName, name: &VclusterName) -> String {
     link::vcluster(name.as_str(), owner.as_str(), actor.name().as_str(), "")
 }
 
-async fn change(actor: &Actor, vclusters: web::Data<Vclusters>, owner: &UserName, name: &VclusterName, action: Action) -> Result<VclusterView, ApiError> {
+async fn change(
+    actor: &Actor,
+    vclusters: web::Data<Vclusters>,
+    owner: &UserName,
+    name: &VclusterName,
+    action: Action,
+) -> Result<VclusterView, ApiError> {
     let (vclusters, asker, owner, name) = (vclusters.into_inner(), actor.name().clone(), owner.clone(), name.clone());
     Idempotency::run(async move { Ok(vclusters.change(&asker, &owner, &name, action).await?) }).await
 }
@@ -142,7 +153,12 @@ async fn act(
 ///
 /// # Errors
 /// `not_found`, `wrong_state`, `unavailable`
-pub async fn start(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path<VclusterPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn start(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     act(actor, vclusters, path, query, Action::Start).await
 }
 
@@ -150,7 +166,12 @@ pub async fn start(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Pat
 ///
 /// # Errors
 /// `not_found`, `wrong_state`, `unavailable`
-pub async fn stop(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path<VclusterPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn stop(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     act(actor, vclusters, path, query, Action::Stop).await
 }
 
@@ -158,7 +179,12 @@ pub async fn stop(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path
 ///
 /// # Errors
 /// `not_found`, `wrong_state`, `unavailable`
-pub async fn retry(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path<VclusterPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn retry(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     act(actor, vclusters, path, query, Action::Retry).await
 }
 
@@ -186,7 +212,11 @@ pub async fn scale(
 ) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     let name = &path.name;
-    let asked = form.nodes.trim().parse::<i64>().map_err(|_| ApiError::invalid("nodes", format!("{:?} is not a whole number.", form.nodes.trim())));
+    let asked = form
+        .nodes
+        .trim()
+        .parse::<i64>()
+        .map_err(|_| ApiError::invalid("nodes", format!("{:?} is not a whole number.", form.nodes.trim())));
     let asked = asked.and_then(|n| admit::node_count(n).map_err(|e| ChangeError::Refused(e).into()));
     let done = match asked {
         Ok(nodes) => change(&actor, vclusters.clone(), &owner, name, Action::Scale(nodes)).await,
@@ -222,7 +252,12 @@ pub async fn ask_delete(
 ///
 /// # Errors
 /// `not_found`, `unavailable`
-pub async fn delete(actor: Actor, vclusters: web::Data<Vclusters>, path: web::Path<VclusterPath>, query: web::Query<OwnerQuery>) -> Result<HttpResponse, ApiError> {
+pub async fn delete(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     change(&actor, vclusters, &owner, &path.name, Action::Delete).await?;
     Ok(flash::with(go("/"), Done::Deleting, path.name.as_str()))

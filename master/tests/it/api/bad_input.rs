@@ -23,7 +23,9 @@ async fn values_that_cannot_be() {
     let ada = site.sign_in("ada").await;
     ada.running("taken", 1).await;
     let long = "a".repeat(21);
-    for name in ["", &long, "größe", "名", "../x", "-rf", "Two Words", "a--b", "a-", "1st", "a\0b", "a\nb", " a", "demo/node1"] {
+    for name in
+        ["", &long, "größe", "名", "../x", "-rf", "Two Words", "a--b", "a-", "1st", "a\0b", "a\nb", " a", "demo/node1"]
+    {
         refused(&ada, json!({"name": name, "nodes": 1}), 422, "invalid", "name").await;
     }
     refused(&ada, json!({"name": "taken", "nodes": 1}), 409, "name_taken", "name").await;
@@ -39,10 +41,18 @@ async fn values_that_cannot_be() {
         refused(&ada, json!({"name": "x", "nodes": 1, "size": {"cpu": cpu}}), 422, "invalid", "size.cpu").await;
     }
     for memory in [17_000, 0, -5, i64::MAX] {
-        refused(&ada, json!({"name": "x", "nodes": 1, "size": {"memory_mib": memory}}), 422, "invalid", "size.memory_mib").await;
+        refused(
+            &ada,
+            json!({"name": "x", "nodes": 1, "size": {"memory_mib": memory}}),
+            422,
+            "invalid",
+            "size.memory_mib",
+        )
+        .await;
     }
     for disk in [200_000, 0, -5, i64::MAX] {
-        refused(&ada, json!({"name": "x", "nodes": 1, "size": {"disk_mib": disk}}), 422, "invalid", "size.disk_mib").await;
+        refused(&ada, json!({"name": "x", "nodes": 1, "size": {"disk_mib": disk}}), 422, "invalid", "size.disk_mib")
+            .await;
     }
     assert_eq!(specs(&site).await.len(), 1);
 }
@@ -92,14 +102,27 @@ async fn queries_and_paths() {
     let ada = site.sign_in("ada").await;
     ada.running("demo", 1).await;
     let demo = "/api/v1/vclusters/demo";
-    for query in ["wait=sunny", "wait=absent", "timeout=-1", "timeout=x", "timeout=3601", "colour=red", "wait=running&timeout=99999999999999999999"] {
+    for query in [
+        "wait=sunny",
+        "wait=absent",
+        "timeout=-1",
+        "timeout=x",
+        "timeout=3601",
+        "colour=red",
+        "wait=running&timeout=99999999999999999999",
+    ] {
         ada.get(&format!("{demo}?{query}")).await.problem(400, "bad_query");
     }
     ada.delete(&format!("{demo}?wait=running")).await.problem(400, "bad_query");
     for lines in ["0", "-1", "10001", "x"] {
         ada.get(&format!("{demo}/nodes/node1/logs?lines={lines}")).await.problem(400, "bad_query");
     }
-    for path in ["/api/v1/vclusters/none", "/api/v1/vclusters/%00", "/api/v1/vclusters/demo/nodes/none/logs", "/api/v1/vclusters/demo/nodes/..%2f/logs"] {
+    for path in [
+        "/api/v1/vclusters/none",
+        "/api/v1/vclusters/%00",
+        "/api/v1/vclusters/demo/nodes/none/logs",
+        "/api/v1/vclusters/demo/nodes/..%2f/logs",
+    ] {
         ada.get(path).await.problem(404, "not_found");
     }
     for owner in ["bob", "nobody", "../x", ""] {

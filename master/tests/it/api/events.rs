@@ -28,7 +28,11 @@ impl Stream {
                 }
                 continue;
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(5), self.response.chunk()).await.expect("no event").unwrap().unwrap();
+            let chunk = tokio::time::timeout(Duration::from_secs(5), self.response.chunk())
+                .await
+                .expect("no event")
+                .unwrap()
+                .unwrap();
             self.text.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
@@ -48,10 +52,12 @@ async fn each_hears_of_their_own_and_root_of_all() {
     let site = site().await;
     let (root, ada, bob) = (site.sign_in("root").await, site.sign_in("ada").await, site.sign_in("bob").await);
     bob.running("before", 1).await;
-    let (mut roots, mut adas, mut bobs) = (Stream::open(&root).await, Stream::open(&ada).await, Stream::open(&bob).await);
+    let (mut roots, mut adas, mut bobs) =
+        (Stream::open(&root).await, Stream::open(&ada).await, Stream::open(&bob).await);
     assert_eq!(bobs.next().await.name, "before", "first how everything is");
     ada.create("demo", 2).await;
-    let is_running = |e: &VclusterEvent| e.name == "demo" && e.view.as_ref().is_some_and(|v| v.status.as_str() == "running");
+    let is_running =
+        |e: &VclusterEvent| e.name == "demo" && e.view.as_ref().is_some_and(|v| v.status.as_str() == "running");
     adas.until(is_running).await;
     roots.until(is_running).await;
     ada.delete("/api/v1/vclusters/demo?wait=absent&timeout=20").await;

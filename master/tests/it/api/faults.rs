@@ -30,7 +30,8 @@ async fn without_the_store_reads_work_and_changes_say_when_to_come_again() {
     eventually("readiness tells", || async { site.nobody().get("/readyz").await.status == 503 }).await;
     assert_eq!(site.nobody().get("/healthz").await.status, 200);
     site.store.set_down(false);
-    eventually("changes are taken again", || async { ada.act("/api/v1/vclusters/demo/stop").await.status == 202 }).await;
+    eventually("changes are taken again", || async { ada.act("/api/v1/vclusters/demo/stop").await.status == 202 })
+        .await;
     ada.wait("demo", "stopped").await;
     ada.running("new", 1).await;
     let history: Vec<OperationView> = ada.get("/api/v1/vclusters/new/operations").await.ok(200);
@@ -46,7 +47,10 @@ async fn a_host_that_is_cut_off_is_said_to_be() {
     let hosts: Vec<HostView> = root.get("/api/v1/hosts").await.ok(200);
     assert_eq!((hosts[0].name.as_str(), hosts[0].status.as_str(), hosts[0].nodes_ready), ("h1", "ready", 1));
     site.host.die().await;
-    eventually("the host is unreachable", || async { root.get("/api/v1/hosts/h1").await.ok::<HostView>(200).status == "unreachable" }).await;
+    eventually("the host is unreachable", || async {
+        root.get("/api/v1/hosts/h1").await.ok::<HostView>(200).status == "unreachable"
+    })
+    .await;
     let view: VclusterView = ada.get("/api/v1/vclusters/demo").await.ok(200);
     assert_eq!((view.status, view.reason.unwrap().code.as_str()), (Status::Degraded, "host_unreachable"));
     // What is created now waits, and says for what.

@@ -9,8 +9,6 @@ use docklet_types::status::Status;
 use docklet_types::view::{Me, NodeView, OperationView, VclusterView};
 use reqwest::Method;
 
-const MULTI: &str = "one test's requests run beside its server's work";
-
 pub async fn usage(site: &Site, owner: &str) -> Usage {
     let key = site.keys.write(&Key::Usage(owner.parse().unwrap()));
     site.store.get(&key).await.unwrap().map_or_else(Usage::default, |e| serde_json::from_slice(&e.value).unwrap())
@@ -25,7 +23,13 @@ pub async fn specs(site: &Site) -> Vec<VclusterSpec> {
 async fn leftovers(site: &Site) -> Vec<String> {
     let listing = site.store.list(site.keys.root()).await.unwrap();
     let keys = listing.entries.into_iter().map(|e| e.key);
-    keys.filter(|key| !matches!(site.keys.read(key), Some(Key::Host(_) | Key::Alive(_) | Key::HostAlloc(_) | Key::NetworkAlloc | Key::Usage(_)))).collect()
+    keys.filter(|key| {
+        !matches!(
+            site.keys.read(key),
+            Some(Key::Host(_) | Key::Alive(_) | Key::HostAlloc(_) | Key::NetworkAlloc | Key::Usage(_))
+        )
+    })
+    .collect()
 }
 
 async fn scale(user: &User, name: &str, nodes: i64) -> Answer {
@@ -34,7 +38,6 @@ async fn scale(user: &User, name: &str, nodes: i64) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_create_to_nothing_left() {
-    let _ = MULTI;
     let site = site().await;
     let ada = site.sign_in("ada").await;
     let made = ada.create("demo", 3).await;
@@ -70,7 +73,10 @@ async fn from_create_to_nothing_left() {
     assert_eq!(usage(&site, "ada").await.nodes, 2);
 
     let history: Vec<OperationView> = ada.get("/api/v1/vclusters/demo/operations").await.ok(200);
-    assert_eq!(history.iter().map(|o| o.action.as_str()).collect::<Vec<_>>(), ["scale", "scale", "start", "stop", "create"]);
+    assert_eq!(
+        history.iter().map(|o| o.action.as_str()).collect::<Vec<_>>(),
+        ["scale", "scale", "start", "stop", "create"]
+    );
     assert!(history.iter().skip(1).all(|o| o.outcome == "done" && o.actor == "ada"), "{history:?}");
     let create = history.last().unwrap();
     assert!(create.steps.iter().any(|s| s.step == Step::Ready && s.done == 3), "{create:?}");
@@ -92,7 +98,12 @@ async fn keys_differ_and_never_leave_the_store() {
     let specs = specs(&site).await;
     assert_ne!(specs[0].keys.user.public, specs[1].keys.user.public);
     assert!(specs[0].keys.user.private.contains("OPENSSH PRIVATE KEY"));
-    for path in ["/api/v1/vclusters", "/api/v1/vclusters/one", "/api/v1/vclusters/one/nodes", "/api/v1/vclusters/one/operations"] {
+    for path in [
+        "/api/v1/vclusters",
+        "/api/v1/vclusters/one",
+        "/api/v1/vclusters/one/nodes",
+        "/api/v1/vclusters/one/operations",
+    ] {
         let answer = ada.get(path).await;
         assert!(!answer.text.contains("PRIVATE") && !answer.text.contains("AAAA"), "{path}");
     }
@@ -116,7 +127,8 @@ async fn a_failure_tells_why_and_another_try_heals() {
     ada.act("/api/v1/vclusters/demo/retry").await.problem(409, "wrong_state");
     super::support::eventually("the retry is done", || async {
         let history: Vec<OperationView> = ada.get("/api/v1/vclusters/demo/operations").await.ok(200);
-        history.iter().map(|o| (o.action.as_str(), o.outcome.as_str())).collect::<Vec<_>>() == [("retry", "done"), ("create", "failed")]
+        history.iter().map(|o| (o.action.as_str(), o.outcome.as_str())).collect::<Vec<_>>()
+            == [("retry", "done"), ("create", "failed")]
     })
     .await;
     // Start of what is wanted running but failed is another try, too.
@@ -144,7 +156,10 @@ async fn delete_while_creating_and_twice() {
     let view: VclusterView = ada.delete("/api/v1/vclusters/demo").await.ok(202);
     assert_eq!(view.status, Status::Deleting);
     // Nobody reports: it stays on its way out, and says so.
-    assert_eq!(ada.delete("/api/v1/vclusters/demo?wait=absent&timeout=1").await.ok::<VclusterView>(202).status, Status::Deleting);
+    assert_eq!(
+        ada.delete("/api/v1/vclusters/demo?wait=absent&timeout=1").await.ok::<VclusterView>(202).status,
+        Status::Deleting
+    );
     ada.act("/api/v1/vclusters/demo/start").await.problem(409, "wrong_state");
     scale(&ada, "demo", 1).await.problem(409, "wrong_state");
     let taken = ada.create("demo", 1).await.problem(409, "name_taken");
@@ -199,7 +214,10 @@ async fn an_administrator_acts_for_others_by_name() {
     root.get("/api/v1/vclusters/theirs?owner=ada").await.ok::<VclusterView>(200);
     root.running("mine", 1).await;
     let all: Vec<VclusterView> = root.get("/api/v1/vclusters").await.ok(200);
-    assert_eq!(all.iter().map(|v| (v.owner.as_str(), v.name.as_str())).collect::<Vec<_>>(), [("ada", "theirs"), ("root", "mine")]);
+    assert_eq!(
+        all.iter().map(|v| (v.owner.as_str(), v.name.as_str())).collect::<Vec<_>>(),
+        [("ada", "theirs"), ("root", "mine")]
+    );
     assert_eq!(root.get("/api/v1/vclusters?owner=ada").await.ok::<Vec<VclusterView>>(200).len(), 1);
     assert_eq!(ada.get("/api/v1/vclusters").await.ok::<Vec<VclusterView>>(200).len(), 1);
     root.post("/api/v1/vclusters?owner=nobody", wanted).await.problem(404, "not_found");
@@ -214,10 +232,15 @@ async fn commands_logs_and_apps() {
     let ada = site.sign_in("ada").await;
     ada.running("demo", 1).await;
     let node = "/api/v1/vclusters/demo/nodes/node1";
-    let result: docklet_types::view::ExecResult =
-        ada.post(&format!("{node}/exec"), serde_json::json!({"argv": ["echo", "$HOME; ls"], "stdin": "x"})).await.ok(200);
+    let result: docklet_types::view::ExecResult = ada
+        .post(&format!("{node}/exec"), serde_json::json!({"argv": ["echo", "$HOME; ls"], "stdin": "x"}))
+        .await
+        .ok(200);
     assert_eq!((result.exit_code, result.stdout.as_str()), (0, "echo $HOME; lsx\n"));
-    assert_eq!(ada.get(&format!("{node}/logs?lines=7")).await.ok::<docklet_types::view::Logs>(200).text, "the last 7 lines\n");
+    assert_eq!(
+        ada.get(&format!("{node}/logs?lines=7")).await.ok::<docklet_types::view::Logs>(200).text,
+        "the last 7 lines\n"
+    );
     ada.get("/api/v1/vclusters/demo/nodes/node9/logs").await.problem(404, "not_found");
 
     use docklet_types::view::{AppStatus, AppView};

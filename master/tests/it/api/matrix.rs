@@ -40,7 +40,9 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
     let node = "/api/v1/vclusters/{name}/nodes/{node}";
     let (guard, body, good): (Guard, Option<Value>, &[u16]) = match (method, pattern) {
         ("GET", "/healthz" | "/readyz" | "/metrics" | "/api/v1/openapi.json") => (Open, None, &[200]),
-        ("POST", "/api/v1/sessions") => (Open, Some(json!({"username": "ada", "password": super::support::PASSWORD})), &[201]),
+        ("POST", "/api/v1/sessions") => {
+            (Open, Some(json!({"username": "ada", "password": super::support::PASSWORD})), &[201])
+        }
         ("GET", "/api/v1/me" | "/api/v1/vclusters" | "/api/v1/images" | "/api/v1/events") => (SignedIn, None, &[200]),
         ("POST", "/api/v1/vclusters") => (SignedIn, Some(json!({"name": "fresh", "nodes": 1})), &[202]),
         ("DELETE", "/api/v1/sessions/current") => (SignedIn, None, &[204]),
@@ -56,7 +58,9 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
         ("DELETE", p) if p == vcluster => (Owner, None, &[202]),
         ("POST", p) if p == format!("{vcluster}/start") || p == format!("{vcluster}/stop") => (Owner, None, &[202]),
         ("POST", p) if p == format!("{vcluster}/retry") => (Owner, None, &[409]),
-        ("GET", p) if p == format!("{vcluster}/operations") || p == format!("{vcluster}/nodes") => (Owner, None, &[200]),
+        ("GET", p) if p == format!("{vcluster}/operations") || p == format!("{vcluster}/nodes") => {
+            (Owner, None, &[200])
+        }
         ("POST", p) if p == format!("{node}/exec") => (Owner, Some(json!({"argv": ["id"]})), &[200]),
         ("GET", p) if p == format!("{node}/logs") || p == format!("{node}/apps/{{app}}") => (Owner, None, &[200]),
         ("POST", p) if p == format!("{node}/apps/{{app}}") => (Owner, None, &[202]),
@@ -75,7 +79,10 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
 fn operations() -> Vec<(String, String)> {
     let json = serde_json::to_value(document()).unwrap();
     let paths = json["paths"].as_object().unwrap();
-    paths.iter().flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| (m.to_uppercase(), path.clone()))).collect()
+    paths
+        .iter()
+        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| (m.to_uppercase(), path.clone())))
+        .collect()
 }
 
 async fn ask(user: &User, case: &Case, path: &str) -> Answer {
@@ -93,7 +100,9 @@ async fn ask(user: &User, case: &Case, path: &str) -> Answer {
     }
     let response = request.send().await.unwrap();
     let status = response.status();
-    if status == 101 || response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream")) {
+    if status == 101
+        || response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"))
+    {
         // Open for ever: its head is enough.
         return Answer { status, headers: response.headers().clone(), text: String::new() };
     }
@@ -108,7 +117,8 @@ async fn prepared() -> Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_operation_is_forgotten() {
-    let unknown: Vec<_> = operations().into_iter().filter(|(method, path)| case(method, path, "ada").is_none()).collect();
+    let unknown: Vec<_> =
+        operations().into_iter().filter(|(method, path)| case(method, path, "ada").is_none()).collect();
     assert!(unknown.is_empty(), "add these to the table: {unknown:?}");
     assert!(operations().len() >= 31, "{}", operations().len());
 }
@@ -179,7 +189,12 @@ async fn owner_and_root_may_and_every_operation_is_there() {
             let answer = ask(&user, &case, &path).await;
             let allowed = who == "root" || case.guard != Guard::Admin;
             if allowed {
-                assert!(case.good.contains(&answer.status.as_u16()), "{who} {case:?}: {} {}", answer.status, answer.text);
+                assert!(
+                    case.good.contains(&answer.status.as_u16()),
+                    "{who} {case:?}: {} {}",
+                    answer.status,
+                    answer.text
+                );
                 tried.insert((method, pattern));
             } else {
                 answer.problem(403, "not_allowed");
@@ -204,10 +219,21 @@ async fn wrong_methods_and_wrong_addresses_are_problems_too() {
         answer.problem(405, "method_not_allowed");
         let allow = answer.header("allow");
         for (method, other) in operations() {
-            assert_eq!(other == pattern && allow.split(", ").any(|m| m == method), other == pattern, "{pattern}: {allow}");
+            assert_eq!(
+                other == pattern && allow.split(", ").any(|m| m == method),
+                other == pattern,
+                "{pattern}: {allow}"
+            );
         }
     }
-    for path in ["/api/v1/nothing", "/api", "/api/v1/vclusters/UPPER", "/api/v1/vclusters/-rf", "/api/v1/vclusters/a%2Fb", "/api/v1/vclusters/%2e%2e"] {
+    for path in [
+        "/api/v1/nothing",
+        "/api",
+        "/api/v1/vclusters/UPPER",
+        "/api/v1/vclusters/-rf",
+        "/api/v1/vclusters/a%2Fb",
+        "/api/v1/vclusters/%2e%2e",
+    ] {
         root.get(path).await.problem(404, "not_found");
     }
     let json: Value = root.get("/api/v1/openapi.json").await.ok(200);

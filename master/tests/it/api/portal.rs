@@ -47,7 +47,10 @@ impl<'a> Browser<'a> {
     async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
         let body: Vec<String> = form.iter().map(|(k, v)| format!("{k}={}", docklet_web::link::encode(v))).collect();
         let request = self.site.http.post(format!("{}{path}", self.site.url));
-        let request = request.header("origin", &self.site.url).header("content-type", "application/x-www-form-urlencoded").body(body.join("&"));
+        let request = request
+            .header("origin", &self.site.url)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.join("&"));
         self.send(request).await
     }
 
@@ -72,23 +75,50 @@ async fn from_sign_in_to_a_cluster_in_two_clicks() {
     let site = site().await;
     let mut browser = Browser::new(&site);
     let away = browser.get("/vclusters/demo?owner=bob").await;
-    assert_eq!((away.status.as_u16(), away.header("location")), (303, "/sign-in?next=%2Fvclusters%2Fdemo%3Fowner%3Dbob"));
+    assert_eq!(
+        (away.status.as_u16(), away.header("location")),
+        (303, "/sign-in?next=%2Fvclusters%2Fdemo%3Fowner%3Dbob")
+    );
     let form = browser.get("/sign-in?next=%2F").await;
     // Nobody ever signed in: the page says where the first password is.
     assert!(page(&form, 200).contains("generated_password.txt"));
-    assert!(form.header("content-security-policy").contains("form-action 'self' http://*.localhost:"), "{:?}", form.headers);
+    assert!(
+        form.header("content-security-policy").contains("form-action 'self' http://*.localhost:"),
+        "{:?}",
+        form.headers
+    );
     let wrong = browser.post("/sign-in", &[("username", "ada"), ("password", "wrong password")]).await;
     assert!(page(&wrong, 401).contains("wrong") && wrong.text.contains("value=\"ada\""));
     let mut browser = Browser::signed_in(&site, "ada").await;
     assert!(!page(&Browser::new(&site).get("/sign-in").await, 200).contains("generated_password.txt"));
     let home = browser.get("/").await;
     assert!(page(&home, 200).contains("cluster1"), "{}", home.text);
-    let made = browser.post("/vclusters", &[("name", "cluster1"), ("nodes", "3"), ("image", "base"), ("cpu", "1"), ("memory_mib", "512"), ("disk_mib", "1024")]).await;
+    let made = browser
+        .post(
+            "/vclusters",
+            &[
+                ("name", "cluster1"),
+                ("nodes", "3"),
+                ("image", "base"),
+                ("cpu", "1"),
+                ("memory_mib", "512"),
+                ("disk_mib", "1024"),
+            ],
+        )
+        .await;
     assert_eq!((made.status.as_u16(), made.header("location")), (303, "/vclusters/cluster1"), "{}", made.text);
     browser.user().wait("cluster1", "running").await;
     let shown = browser.get("/vclusters/cluster1").await;
     assert!(page(&shown, 200).contains("node3") && shown.text.contains("Running"));
-    for path in ["/", "/account", "/images", "/vclusters/new", "/vclusters/cluster1/terminal", "/vclusters/cluster1/terminal?node=node2", "/vclusters/cluster1/delete"] {
+    for path in [
+        "/",
+        "/account",
+        "/images",
+        "/vclusters/new",
+        "/vclusters/cluster1/terminal",
+        "/vclusters/cluster1/terminal?node=node2",
+        "/vclusters/cluster1/delete",
+    ] {
         page(&browser.get(path).await, 200);
     }
     page(&browser.get("/vclusters/cluster1/terminal?node=nodex").await, 404);
@@ -105,8 +135,22 @@ async fn from_sign_in_to_a_cluster_in_two_clicks() {
 async fn the_cookie_is_for_http_and_this_site_alone() {
     let site = site().await;
     let request = site.http.post(format!("{}/sign-in", site.url)).header("origin", &site.url);
-    let answer = Answer::of(request.header("content-type", "application/x-www-form-urlencoded").body(format!("username=ada&password={}", docklet_web::link::encode(PASSWORD))).send().await.unwrap()).await;
-    let cookie = answer.headers.get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).find(|c| c.starts_with("docklet_session=")).unwrap();
+    let answer = Answer::of(
+        request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("username=ada&password={}", docklet_web::link::encode(PASSWORD)))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    let cookie = answer
+        .headers
+        .get_all("set-cookie")
+        .iter()
+        .map(|c| c.to_str().unwrap())
+        .find(|c| c.starts_with("docklet_session="))
+        .unwrap();
     for part in ["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age="] {
         assert!(cookie.contains(part), "{cookie}");
     }
@@ -134,7 +178,8 @@ async fn refused_forms_come_back_with_what_was_typed() {
     assert!(page(&browser.post("/vclusters/demo/scale", &[("nodes", "x")]).await, 422).contains("whole number"));
     assert!(page(&browser.post("/vclusters/demo/scale", &[("nodes", "99")]).await, 422).contains("quota"));
     assert_eq!(browser.post("/vclusters/demo/scale", &[("nodes", "2")]).await.header("location"), "/vclusters/demo");
-    let answer = browser.post("/account/password", &[("current_password", "wrong"), ("password", "new password")]).await;
+    let answer =
+        browser.post("/account/password", &[("current_password", "wrong"), ("password", "new password")]).await;
     assert!(page(&answer, 422).contains("present password is wrong"));
     let answer = browser.post("/account/password", &[("current_password", PASSWORD), ("password", "short")]).await;
     assert!(page(&answer, 422).contains("8 to 256"));
@@ -159,7 +204,10 @@ async fn buttons_do_what_they_say() {
     assert_eq!(retry.status, 303);
     assert!(browser.get("/vclusters/demo").await.text.contains("Nothing has failed"));
     site.access.listening.store(true, Ordering::SeqCst);
-    assert_eq!(browser.post("/vclusters/demo/nodes/node1/jupyter", &[]).await.header("location"), "/vclusters/demo/nodes/node1/jupyter");
+    assert_eq!(
+        browser.post("/vclusters/demo/nodes/node1/jupyter", &[]).await.header("location"),
+        "/vclusters/demo/nodes/node1/jupyter"
+    );
     let jupyter = browser.get("/vclusters/demo/nodes/node1/jupyter").await;
     assert!(page(&jupyter, 200).contains("8888--node1--demo--ada.localhost"));
     assert_eq!(browser.post("/account/theme", &[("theme", "dark")]).await.status, 303);
@@ -221,7 +269,10 @@ async fn other_sites_change_nothing() {
             (Method::DELETE, "/api/v1/vclusters/demo"),
             (Method::POST, "/api/v1/vclusters/demo/stop"),
         ] {
-            let mut request = site.http.request(method, format!("{}{path}", site.url)).header("cookie", format!("docklet_session={token}"));
+            let mut request = site
+                .http
+                .request(method, format!("{}{path}", site.url))
+                .header("cookie", format!("docklet_session={token}"));
             for (name, value) in &headers {
                 request = request.header(*name, value);
             }
@@ -238,7 +289,10 @@ async fn pages_live() {
     let user = browser.user();
     user.running("demo", 1).await;
     let open = |path: &str| {
-        let request = site.http.get(format!("{}{path}", site.url)).header("cookie", format!("docklet_session={}", user.token.clone().unwrap()));
+        let request = site
+            .http
+            .get(format!("{}{path}", site.url))
+            .header("cookie", format!("docklet_session={}", user.token.clone().unwrap()));
         async move {
             let response = request.send().await.unwrap();
             assert_eq!(response.status(), 200);

@@ -29,7 +29,11 @@ async fn of_many_creates_of_one_name_one_wins() {
     assert_eq!(won, 1);
     assert_eq!(specs(&site).await.len(), 1);
     assert_eq!(usage(&site, "ada").await.nodes, 1);
-    assert_eq!(site.db.running_operations().await.unwrap().len() + site.db.recent_operations(None, 50).await.unwrap().iter().filter(|o| o.outcome != "running").count(), 1);
+    assert_eq!(
+        site.db.running_operations().await.unwrap().len()
+            + site.db.recent_operations(None, 50).await.unwrap().iter().filter(|o| o.outcome != "running").count(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +58,13 @@ async fn the_last_slots_are_given_out_once() {
         }
     }
     assert_eq!(won, 6);
-    assert_eq!(usage(&site, "ada").await, Usage { vclusters: 6, ..Usage::of_nodes(&specs(&site).await.iter().flat_map(|s| s.nodes.clone()).collect::<Vec<_>>()) });
+    assert_eq!(
+        usage(&site, "ada").await,
+        Usage {
+            vclusters: 6,
+            ..Usage::of_nodes(&specs(&site).await.iter().flat_map(|s| s.nodes.clone()).collect::<Vec<_>>())
+        }
+    );
     // Somebody else's slots are their own; administrators have no cap.
     site.sign_in("bob").await.running("mine", 6).await;
     site.sign_in("root").await.running("big", 30).await;

@@ -24,7 +24,12 @@ async fn in_and_out() {
         let user = User { token: Some(token.to_owned()), ..ada.clone() };
         user.get("/api/v1/me").await.problem(401, "not_signed_in");
     }
-    for body in [json!({}), json!({"username": "ada"}), json!({"username": 1, "password": "x"}), json!({"username": "ada", "password": "x", "y": 1})] {
+    for body in [
+        json!({}),
+        json!({"username": "ada"}),
+        json!({"username": 1, "password": "x"}),
+        json!({"username": "ada", "password": "x", "y": 1}),
+    ] {
         site.nobody().post("/api/v1/sessions", body).await.problem(400, "malformed_body");
     }
 }
@@ -65,7 +70,12 @@ async fn a_hundred_guesses_at_once_learn_no_more_than_five() {
     let tasks: Vec<_> = (0..40)
         .map(|n| {
             let user = site.nobody();
-            tokio::spawn(async move { user.post("/api/v1/sessions", json!({"username": "ada", "password": format!("guess {n}")})).await.status.as_u16() })
+            tokio::spawn(async move {
+                user.post("/api/v1/sessions", json!({"username": "ada", "password": format!("guess {n}")}))
+                    .await
+                    .status
+                    .as_u16()
+            })
         })
         .collect();
     let mut wrong = 0;
@@ -125,7 +135,9 @@ async fn open_stream(user: &User) -> reqwest::Response {
 
 async fn ends(mut stream: reqwest::Response) -> Duration {
     let started = Instant::now();
-    tokio::time::timeout(Duration::from_secs(5), async { while let Ok(Some(_)) = stream.chunk().await {} }).await.expect("the stream stays open");
+    tokio::time::timeout(Duration::from_secs(5), async { while let Ok(Some(_)) = stream.chunk().await {} })
+        .await
+        .expect("the stream stays open");
     started.elapsed()
 }
 

@@ -15,7 +15,9 @@ async fn added_changed_and_removed() {
     let carol: UserView = made.ok(201);
     assert_eq!((carol.role, carol.disabled, carol.last_seen.as_ref()), (Role::User, false, None));
     assert_eq!((carol.first_id - 1_000_000) % 65_536, 0);
-    root.post("/api/v1/users", json!({"username": "carol", "password": "long enough"})).await.problem(409, "name_taken");
+    root.post("/api/v1/users", json!({"username": "carol", "password": "long enough"}))
+        .await
+        .problem(409, "name_taken");
     for (body, field) in [
         (json!({"username": "Carol", "password": "long enough"}), "username"),
         (json!({"username": "", "password": "long enough"}), "username"),
@@ -24,15 +26,19 @@ async fn added_changed_and_removed() {
     ] {
         assert_eq!(root.post("/api/v1/users", body).await.problem(422, "invalid").field.as_deref(), Some(field));
     }
-    root.post("/api/v1/users", json!({"username": "dave", "password": "long enough", "role": "king"})).await.problem(400, "malformed_body");
-    let names: Vec<String> = root.get("/api/v1/users").await.ok::<Vec<UserView>>(200).into_iter().map(|u| u.username).collect();
+    root.post("/api/v1/users", json!({"username": "dave", "password": "long enough", "role": "king"}))
+        .await
+        .problem(400, "malformed_body");
+    let names: Vec<String> =
+        root.get("/api/v1/users").await.ok::<Vec<UserView>>(200).into_iter().map(|u| u.username).collect();
     assert_eq!(names, ["ada", "bob", "carol", "root"]);
     assert!(!root.get("/api/v1/users").await.text.contains("argon2"));
     assert_eq!(root.delete("/api/v1/users/carol").await.status, 204);
     root.get("/api/v1/users/carol").await.problem(404, "not_found");
     root.delete("/api/v1/users/carol").await.problem(404, "not_found");
     // A new one of the same name owns other ids.
-    let again: UserView = root.post("/api/v1/users", json!({"username": "carol", "password": "long enough"})).await.ok(201);
+    let again: UserView =
+        root.post("/api/v1/users", json!({"username": "carol", "password": "long enough"})).await.ok(201);
     assert_ne!(again.first_id, carol.first_id);
 }
 
@@ -44,16 +50,27 @@ async fn a_user_changes_the_own_password_and_nothing_else() {
         let (ada, path) = (ada.clone(), format!("/api/v1/users/{name}"));
         async move { ada.send(Method::PATCH, &path, Some(body)).await }
     };
-    assert_eq!(change("ada", json!({"password": "new password"})).await.problem(422, "invalid").field.as_deref(), Some("current_password"));
-    change("ada", json!({"password": "new password", "current_password": "wrong"})).await.problem(401, "wrong_password");
+    assert_eq!(
+        change("ada", json!({"password": "new password"})).await.problem(422, "invalid").field.as_deref(),
+        Some("current_password")
+    );
+    change("ada", json!({"password": "new password", "current_password": "wrong"}))
+        .await
+        .problem(401, "wrong_password");
     change("ada", json!({"password": "short", "current_password": PASSWORD})).await.problem(422, "invalid");
     change("ada", json!({"role": "admin"})).await.problem(403, "not_allowed");
     change("ada", json!({"disabled": false})).await.problem(403, "not_allowed");
     change("bob", json!({"password": "new password"})).await.problem(404, "not_found");
     change("nobody", json!({"password": "new password"})).await.problem(404, "not_found");
     change("ada", json!({"password": "new password", "current_password": PASSWORD})).await.ok::<UserView>(200);
-    site.nobody().post("/api/v1/sessions", json!({"username": "ada", "password": PASSWORD})).await.problem(401, "wrong_password");
-    site.nobody().post("/api/v1/sessions", json!({"username": "ada", "password": "new password"})).await.ok::<serde_json::Value>(201);
+    site.nobody()
+        .post("/api/v1/sessions", json!({"username": "ada", "password": PASSWORD}))
+        .await
+        .problem(401, "wrong_password");
+    site.nobody()
+        .post("/api/v1/sessions", json!({"username": "ada", "password": "new password"}))
+        .await
+        .ok::<serde_json::Value>(201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +106,8 @@ async fn a_user_with_vclusters_stays() {
     ada.get("/api/v1/me").await.problem(401, "not_signed_in");
     // Set aside, not deleted, and not for the next of that name.
     assert!(!data.exists());
-    let aside: Vec<_> = std::fs::read_dir(site.dir.path().join("global/users")).unwrap().map(|e| e.unwrap().path()).collect();
+    let aside: Vec<_> =
+        std::fs::read_dir(site.dir.path().join("global/users")).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(aside.len(), 1);
     assert_eq!(std::fs::read_to_string(aside[0].join("data/thesis")).unwrap(), "words");
 }
@@ -107,7 +125,8 @@ async fn removing_and_creating_at_once_leaves_no_orphan() {
         match (made.status.as_u16(), removed.status.as_u16()) {
             (202, 409) => assert_eq!(root.get(&format!("/api/v1/vclusters/demo?owner={name}")).await.status, 200),
             (401 | 403 | 404, 204) => {
-                let key = site.keys.write(&docklet_store::keys::Key::Name(name.parse().unwrap(), "demo".parse().unwrap()));
+                let key =
+                    site.keys.write(&docklet_store::keys::Key::Name(name.parse().unwrap(), "demo".parse().unwrap()));
                 assert!(site.store.get(&key).await.unwrap().is_none(), "an orphan of {name}");
             }
             other => panic!("{other:?}: {} {}", made.text, removed.text),

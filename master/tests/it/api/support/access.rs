@@ -57,11 +57,22 @@ impl NodeAccess for FakeAccess {
         Ok(Box::new(theirs))
     }
 
-    async fn exec(&self, _: &RouteTarget, argv: Vec<String>, stdin: String, _: Duration) -> Result<ExecOutput, AccessError> {
+    async fn exec(
+        &self,
+        _: &RouteTarget,
+        argv: Vec<String>,
+        stdin: String,
+        _: Duration,
+    ) -> Result<ExecOutput, AccessError> {
         self.up()?;
         self.execs.fetch_add(1, Ordering::SeqCst);
         let exit_code = *self.exit_code.lock().unwrap();
-        Ok(ExecOutput { exit_code, stdout: format!("{}{stdin}\n", argv.join(" ")), stderr: String::new(), truncated: false })
+        Ok(ExecOutput {
+            exit_code,
+            stdout: format!("{}{stdin}\n", argv.join(" ")),
+            stderr: String::new(),
+            truncated: false,
+        })
     }
 
     async fn logs(&self, _: &RouteTarget, lines: u32) -> Result<String, AccessError> {

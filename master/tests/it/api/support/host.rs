@@ -135,7 +135,13 @@ impl Worker {
                     });
                     if !answered {
                         let present = plan.wanted != Wanted::Absent;
-                        let report = VclusterReport { id, generation: plan.generation, present, reason: None, at: Micros::now() };
+                        let report = VclusterReport {
+                            id,
+                            generation: plan.generation,
+                            present,
+                            reason: None,
+                            at: Micros::now(),
+                        };
                         self.store.txn(Txn::new().put(key, &report).unwrap()).await?;
                     }
                 }
@@ -165,7 +171,9 @@ fn report(plan: &NodePlan, fails_at: Option<Step>) -> NodeReport {
         generation: plan.generation,
         attempt: plan.attempt,
         state: if failed.is_some() { NodeState::Failed } else { state },
-        reason: failed.map(|step| Reason::new("test_failure", format!("The step {step} was told to fail.")).with_log("line 1\nline 2")),
+        reason: failed.map(|step| {
+            Reason::new("test_failure", format!("The step {step} was told to fail.")).with_log("line 1\nline 2")
+        }),
         init_pid: None,
         steps,
         at: now,

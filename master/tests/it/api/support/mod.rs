@@ -55,7 +55,8 @@ pub fn write_image(images: &Path, name: &str) {
     let blobs = images.join(name).join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let layer = serde_json::json!({"digest": format!("sha256:{}", "0".repeat(64)), "size": 1000, "mediaType": "x"});
-    let manifest = serde_json::json!({"schemaVersion": 2, "layers": [layer], "annotations": {"name": name}}).to_string();
+    let manifest =
+        serde_json::json!({"schemaVersion": 2, "layers": [layer], "annotations": {"name": name}}).to_string();
     let hex = hex::encode(sha2::Sha256::digest(manifest.as_bytes()));
     std::fs::write(blobs.join(&hex), &manifest).unwrap();
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [{"digest": format!("sha256:{hex}"), "size": 1, "mediaType": "x"}]});
@@ -100,7 +101,11 @@ pub async fn site_with(extra: &str) -> Site {
     let host = FakeHost::start(store.clone(), keys.clone(), "h1").await;
     // reqwest speaks TLS where another crate of the workspace asks it to, and then wants to be told with what.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(60)).build().unwrap();
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(60))
+        .build()
+        .unwrap();
     let url = format!("http://localhost:{port}");
     Site { url, store, keys, db, access, host, http, assembly: Some(assembly), config, server: handle, dir }
 }
@@ -137,7 +142,10 @@ impl Answer {
         let json: serde_json::Value = serde_json::from_str(&self.text).unwrap();
         assert_eq!(json["code"], code, "{json}");
         assert_eq!(json["status"], status);
-        assert!(json["title"].as_str().is_some_and(|t| t.len() > 5) && json["detail"].as_str().is_some_and(|d| d.len() > 5), "{json}");
+        assert!(
+            json["title"].as_str().is_some_and(|t| t.len() > 5) && json["detail"].as_str().is_some_and(|d| d.len() > 5),
+            "{json}"
+        );
         serde_json::from_value(json).unwrap()
     }
 }
