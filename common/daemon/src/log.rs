@@ -34,7 +34,11 @@ pub(crate) fn open(file: &Path) -> io::Result<File> {
 /// Sets up logging for the process. Our own crates log at `level`, others at most warnings. A second call changes nothing.
 pub(crate) fn init(file: File, level: LogLevel, foreground: bool) {
     let level = filter_of(level);
-    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("docklet", level);
+    let targets = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("docklet", level)
+        // What clients send that is no HTTP would be an error in the log each time.
+        .with_target("actix_http", LevelFilter::OFF);
     let to_file = fmt::layer().with_ansi(false).with_writer(Mutex::new(file));
     let to_terminal = foreground.then(|| {
         let colours = io::IsTerminal::is_terminal(&io::stderr());
