@@ -1,4 +1,4 @@
-//! The task that owns all state of the loop.
+//! The task that owns all state of the loop, and what it does for nodes. For vclusters see [`super::share`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use docklet_store::mirror::Mirror;
 use docklet_types::host::{Capacity, Check};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::plan::NodePlan;
-use docklet_types::report::{NodeReport, NodeState, Reason, Step, VclusterReport};
+use docklet_types::report::{NodeReport, NodeState, Reason, Step};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
 use docklet_worker_plan::node::{NOTHING, Seen};
-use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, VclusterTodo, node, vcluster};
+use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, node};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{InFlight, InitWatch, Node, Vcluster};
-use super::task::{self, Context, NodeOutcome, NodeResult, NodeTask, VclusterOutcome};
+use super::task::{self, Context, NodeOutcome, NodeResult, NodeTask};
 use super::{Event, Settings};
 use crate::clock::Steady;
 use crate::ledger::Ledger;
@@ -60,6 +60,8 @@ pub(super) struct Loop {
     /// Why no node can be started here.
     pub unfit: Option<Reason>,
     pub started_at: Micros,
+    /// From here on the local copy of the plans is followed where the store does not answer.
+    pub contact_by: tokio::time::Instant,
     /// Counts changes of what the ledger holds.
     pub ledger_version: u64,
     pub ledger_saving: bool,
@@ -92,6 +94,7 @@ impl Loop {
             vcluster.history.seen = Some(plan.generation);
             vclusters.insert(plan.id, vcluster);
         }
+        let contact_by = tokio::time::Instant::now() + settings.timing.first_contact;
         Self {
             settings,
             context,
@@ -115,6 +118,7 @@ impl Loop {
             capacity: None,
             unfit: None,
             started_at: Micros::now(),
+            contact_by,
             ledger_version: 0,
             ledger_saving: false,
             ledger_saved: watch::Sender::new(0),
@@ -250,29 +254,6 @@ impl Loop {
             self.nodes.remove(&id);
         } else {
             tracing::warn!(node = %id, "the plan of a node is gone, but not the node; it is left alone");
-        }
-    }
-
-    fn vcluster_plan_changed(&mut self, id: VclusterId) {
-        let Some(plan) = self.plans.read(|p| p.vcluster(id)) else {
-            self.reporter.delete(self.keys.write(&Key::VclusterReport(self.settings.host.clone(), id)));
-            if let Some(vcluster) = self.vclusters.get_mut(&id) {
-                vcluster.plan = None;
-                vcluster.reported = None;
-                if vcluster.observed.is_none() && !vcluster.busy {
-                    self.vclusters.remove(&id);
-                }
-            }
-            return;
-        };
-        let vcluster = self.vclusters.entry(id).or_default();
-        match vcluster.history.accept(&plan) {
-            Ok(()) => {
-                vcluster.plan = Some(plan);
-                self.dirty_vclusters.insert(id);
-                self.dirty_nodes.extend(self.members.get(&id).into_iter().flatten());
-            }
-            Err(refused) => tracing::warn!(vcluster = %id, %refused, "a plan was refused"),
         }
     }
 
@@ -460,95 +441,14 @@ impl Loop {
             }
             report.at = at;
         }
+        if before.is_some_and(|b| b.state != state) && !matches!(state, NodeState::Starting | NodeState::Stopping) {
+            let millis = report.steps.first().map(|s| report.at.millis_since(s.started_at));
+            tracing::info!(node = %id, name = %plan.name, owner = %plan.owner, ?state, millis, "a node changed");
+        }
         let urgent = before.is_none_or(|b| b.state != report.state) && !matches!(state, NodeState::Starting | NodeState::Stopping);
         if let Ok(document) = serde_json::to_vec(&report) {
             self.reporter.put(self.keys.write(&Key::NodeReport(self.settings.host.clone(), id)), document, urgent);
         }
         node.reported = Some(report);
-    }
-
-    fn look_at_vcluster(&mut self, id: VclusterId) {
-        let now = self.clock.now();
-        let nodes_left = self.members.get(&id).into_iter().flatten().any(|n| {
-            let Some(node) = self.nodes.get(n) else { return false };
-            node.task.is_some() || node.plan.as_ref().is_some_and(|p| !node::is_gone(p, &node.observed, node.history.cleaned))
-        });
-        let Some(entry) = self.vclusters.get_mut(&id) else { return };
-        let Some(plan) = entry.plan.clone() else { return };
-        if !entry.busy && !self.stopping {
-            let todo = vcluster::diff(&plan, entry.observed.as_ref(), &entry.history, nodes_left, now);
-            match todo {
-                VclusterTodo::Nothing | VclusterTodo::NodesFirst => {}
-                VclusterTodo::Later(at) => {
-                    self.timers.insert((at, Object::Vcluster(id)));
-                }
-                VclusterTodo::Ensure | VclusterTodo::Remove => {
-                    self.count += 1;
-                    entry.touched = self.count;
-                    entry.busy = true;
-                    // The bridge is missing though it was made: what was applied counts no more.
-                    let lost = entry.history.ensured.is_some() && entry.observed.as_ref().is_none_or(|o| !o.bridge);
-                    if let (true, Ok(mut applied)) = (lost, entry.gate.try_lock()) {
-                        *applied = None;
-                    }
-                    self.tasks.spawn(task::run_vcluster(self.context.clone(), plan.clone(), entry.gate.clone(), todo));
-                }
-            }
-        }
-        self.report_vcluster(id);
-    }
-
-    fn vcluster_done(&mut self, id: VclusterId, outcome: VclusterOutcome) {
-        let now = self.clock.now();
-        self.count += 1;
-        let Some(entry) = self.vclusters.get_mut(&id) else { return };
-        entry.busy = false;
-        entry.touched = self.count;
-        match outcome.result {
-            Ok(()) if outcome.removed => {
-                entry.observed = None;
-                entry.history.removed();
-            }
-            Ok(()) => {
-                let observed = entry.observed.get_or_insert_default();
-                observed.bridge = true;
-                observed.generation = Some(outcome.generation);
-                entry.history.applied(outcome.generation);
-            }
-            Err(reason) => {
-                tracing::warn!(vcluster = %id, code = reason.code, reason = reason.message, "a vcluster's network could not be changed");
-                let wanted = if outcome.removed { Wanted::Absent } else { Wanted::Running };
-                entry.history.failed(wanted, reason, now);
-            }
-        }
-        if entry.plan.is_none() && entry.observed.is_none() {
-            self.vclusters.remove(&id);
-        } else {
-            self.dirty_vclusters.insert(id);
-        }
-    }
-
-    fn report_vcluster(&mut self, id: VclusterId) {
-        let Some(entry) = self.vclusters.get_mut(&id) else { return };
-        let Some(plan) = &entry.plan else { return };
-        let gone = plan.wanted == Wanted::Absent && entry.observed.is_none() && entry.history.cleaned;
-        let mut report = VclusterReport {
-            id,
-            generation: if gone { plan.generation } else { entry.history.ensured.unwrap_or(0) },
-            present: entry.observed.is_some(),
-            reason: entry.history.trouble.as_ref().map(|t| t.reason.clone()),
-            at: Micros::now(),
-        };
-        if let Some(before) = &entry.reported {
-            let at = std::mem::replace(&mut report.at, before.at);
-            if *before == report {
-                return;
-            }
-            report.at = at;
-        }
-        if let Ok(document) = serde_json::to_vec(&report) {
-            self.reporter.put(self.keys.write(&Key::VclusterReport(self.settings.host.clone(), id)), document, gone);
-        }
-        entry.reported = Some(report);
     }
 }

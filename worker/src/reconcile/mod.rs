@@ -28,6 +28,7 @@ use crate::report::Reporter;
 
 mod actor;
 mod entry;
+mod share;
 mod task;
 mod upkeep;
 

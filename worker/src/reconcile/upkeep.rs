@@ -40,7 +40,7 @@ impl Loop {
             self.vclusters.entry(id).or_default().observed = Some(observed);
         }
         // An old copy must not start what was deleted meanwhile, so the store comes first where it answers.
-        if tokio::time::timeout(self.settings.timing.first_contact, self.plans.wait_live()).await.is_err() {
+        if tokio::time::timeout_at(self.contact_by, self.plans.wait_live()).await.is_err() {
             tracing::warn!("the store does not answer; following the local copy of the plans");
         }
         self.adopt_reports().await;
@@ -64,17 +64,25 @@ impl Loop {
         }
     }
 
-    /// The default image is unpacked before anybody asks, so that the first vcluster is as fast as the second.
+    /// The default image is unpacked before anybody asks, so that the first vcluster is as fast as the second; a newer
+    /// version likewise, once there is one.
     pub(super) fn prefetch(&mut self) {
-        let Some(image) = machine::image_in_store(&self.settings.paths, &self.settings.default_image) else {
-            tracing::info!(image = %self.settings.default_image, "the default image is not in the store of images yet");
-            return;
-        };
-        let context = self.context.clone();
+        let (context, paths, name) = (self.context.clone(), self.settings.paths.clone(), self.settings.default_image.clone());
+        let every = self.settings.timing.look_every;
         self.tasks.spawn(async move {
-            match context.host.ensure_image(&image).await {
-                Ok(()) => tracing::info!(image = %image.name, "the default image is unpacked"),
-                Err(HostError(reason)) => tracing::warn!(image = %image.name, code = reason.code, reason = reason.message, "the default image cannot be unpacked"),
+            let mut unpacked = None;
+            loop {
+                // The store of images may be a shared file system that hangs: then this thread does, and nothing else.
+                let (paths, wanted) = (paths.clone(), name.clone());
+                let found = tokio::task::spawn_blocking(move || machine::image_in_store(&paths, &wanted)).await.ok().flatten();
+                if let Some(image) = found.filter(|image| unpacked.as_ref() != Some(image)) {
+                    match context.host.ensure_image(&image).await {
+                        Ok(()) => tracing::info!(image = %image.name, digest = %image.digest, "the default image is unpacked"),
+                        Err(HostError(reason)) => tracing::warn!(image = %image.name, code = reason.code, reason = reason.message, "the default image cannot be unpacked"),
+                    }
+                    unpacked = Some(image);
+                }
+                tokio::time::sleep(every).await;
             }
         });
     }

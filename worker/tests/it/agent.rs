@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use docklet_types::agent::{AgentReply, AgentRequest};
 use docklet_worker::agent::Agent;
-use docklet_worker_host::ObservedNode;
+use docklet_types::spec::Wanted;
+use docklet_worker_host::fake::Op;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use crate::host::{Fault, TestHost};
-use crate::site::{eventually, node_id};
+use crate::host::TestHost;
+use crate::site::{eventually, node, node_id, vcluster};
 
 struct Endpoint {
     host: TestHost,
@@ -21,10 +22,10 @@ struct Endpoint {
     directory: tempfile::TempDir,
 }
 
-fn open() -> Endpoint {
+async fn open() -> Endpoint {
     let directory = tempfile::tempdir().unwrap();
     let host = TestHost::default();
-    host.put_node(node_id(1), ObservedNode { disk: true, port: true, init_pid: Some(7), ready: true });
+    host.put_running(&node(1, Wanted::Running, 1), &vcluster(Wanted::Running, 1)).await;
     let agent = Agent::listen(&directory.path().join("worker.sock"), Arc::new(host.clone())).unwrap();
     Endpoint { host, _agent: agent, directory }
 }
@@ -58,28 +59,36 @@ async fn ask(endpoint: &Endpoint, request: &AgentRequest) -> (AgentReply, Option
 
 #[tokio::test]
 async fn a_socket_comes_with_the_answer() {
-    let endpoint = open();
-    for request in [AgentRequest::Dial { node: node_id(1), port: 80 }, AgentRequest::Terminal { node: node_id(1), session: "a-1".to_owned(), cols: 80, rows: 24 }] {
+    let endpoint = open().await;
+    let terminal = AgentRequest::Terminal { node: node_id(1), session: "a-1".to_owned(), cols: 80, rows: 24 };
+    // sshd greets; a terminal's first frame is one of control, and says that it is a new one.
+    for (request, greeting) in [(AgentRequest::Dial { node: node_id(1), port: 22 }, "SSH-2.0-"), (terminal, "\u{1}\0\0\0")] {
         let (reply, descriptor) = ask(&endpoint, &request).await;
         assert_eq!(reply, AgentReply::Stream);
-        let mut text = String::new();
-        UnixStream::from(descriptor.unwrap()).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "hello from the node");
+        let mut stream = std::fs::File::from(descriptor.unwrap());
+        let mut heard = vec![0; greeting.len()];
+        eventually("the node greets", || {
+            // The descriptor does not block.
+            let heard = stream.read_exact(&mut heard).is_ok();
+            async move { heard }
+        })
+        .await;
+        assert_eq!(heard, greeting.as_bytes());
     }
 }
 
 #[tokio::test]
 async fn every_other_answer() {
-    let endpoint = open();
+    let endpoint = open().await;
     let (here, away) = (node_id(1), node_id(2));
     let terminal = |session: &str| AgentRequest::Terminal { node: here, session: session.to_owned(), cols: 80, rows: 24 };
     let exec = |argv: &[&str]| AgentRequest::Exec { node: here, argv: argv.iter().map(|s| (*s).to_owned()).collect(), stdin: "in".to_owned(), timeout_s: 5 };
     assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: here, port: 81 }).await.0, AgentReply::Refused);
-    assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: away, port: 80 }).await.0, AgentReply::NotRunning);
-    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 80, timeout_ms: 10 }).await.0, AgentReply::Done);
+    assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: away, port: 22 }).await.0, AgentReply::NotRunning);
+    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 22, timeout_ms: 10 }).await.0, AgentReply::Done);
     assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 81, timeout_ms: 10 }).await.0, AgentReply::TimedOut);
-    assert_eq!(ask(&endpoint, &AgentRequest::Logs { node: here, lines: 3 }).await.0, AgentReply::Logs { text: "the console".to_owned() });
-    assert!(matches!(ask(&endpoint, &exec(&["echo", "x"])).await.0, AgentReply::Exec(o) if o.stdout == "echo x: in"));
+    assert_eq!(ask(&endpoint, &AgentRequest::Logs { node: here, lines: 3 }).await.0, AgentReply::Logs { text: "node1 boots\n".to_owned() });
+    assert!(matches!(ask(&endpoint, &exec(&["cat"])).await.0, AgentReply::Exec(o) if o.stdout == "in" && o.exit_code == 0));
     for bad in [exec(&[]), terminal(""), terminal("../x"), terminal(&"a".repeat(41))] {
         assert!(matches!(ask(&endpoint, &bad).await.0, AgentReply::Failed(r) if r.code == "bad_request"), "{bad:?}");
     }
@@ -87,7 +96,7 @@ async fn every_other_answer() {
 
 #[tokio::test]
 async fn nonsense_is_answered_and_a_lie_about_the_length_is_cut_off() {
-    let endpoint = open();
+    let endpoint = open().await;
     let socket = endpoint.directory.path().join("worker.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let at = socket.clone();
@@ -101,9 +110,9 @@ async fn nonsense_is_answered_and_a_lie_about_the_length_is_cut_off() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_takes_its_command_with_it() {
-    let endpoint = open();
-    endpoint.host.break_it("exec", Fault::Hang);
-    let request = AgentRequest::Exec { node: node_id(1), argv: vec!["sleep".to_owned()], stdin: String::new(), timeout_s: 3600 };
+    let endpoint = open().await;
+    endpoint.host.hang(Op::Exec);
+    let request = AgentRequest::Exec { node: node_id(1), argv: vec!["true".to_owned()], stdin: String::new(), timeout_s: 3600 };
     let message = serde_json::to_vec(&request).unwrap();
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
@@ -114,7 +123,7 @@ async fn a_client_that_goes_away_takes_its_command_with_it() {
         stream.write_all(&message).unwrap();
         clients.push(stream);
     }
-    eventually("all are served", || async { endpoint.host.calls("exec") == 50 }).await;
+    eventually("all are served", || async { endpoint.host.stuck() == 50 }).await;
     drop(clients);
     eventually("no descriptor is left", || async { descriptors() <= before }).await;
 }

@@ -4,25 +4,25 @@ use std::time::{Duration, Instant};
 
 use docklet_types::report::NodeState;
 use docklet_types::spec::Wanted;
+use docklet_worker_host::fake::Op;
 
-use crate::host::Fault;
 use crate::site::{Site, eventually, node, node_id};
 
-const STEPS: [&str; 6] = ["image", "disk", "vcluster", "port", "start", "ready"];
+const STEPS: [Op; 6] = [Op::EnsureImage, Op::EnsureDisk, Op::EnsureVcluster, Op::EnsurePort, Op::Start, Op::WaitReady];
 
 #[tokio::test]
 async fn a_step_that_fails_once_is_only_a_delay() {
     let runs = STEPS.map(|step| async move {
         let site = Site::new();
-        site.host.break_it(step, Fault::Fail { code: "passing", times: 1 });
+        site.host.fail(step, 1, "passing");
         let _worker = site.worker();
         site.plan(2, Wanted::Running, 1).await;
-        if step == "ready" {
+        if step == Op::WaitReady {
             // Init runs but is not ready: said at once, and mended when it is seen ready.
             site.host.mend();
         }
         site.all_reach(2, NodeState::Ready, 1).await;
-        assert_eq!(site.host.nonsense(), Vec::<String>::new());
+        site.host.assert_sound();
     });
     futures::future::join_all(runs).await;
 }
@@ -31,11 +31,11 @@ async fn a_step_that_fails_once_is_only_a_delay() {
 async fn a_step_that_keeps_failing_ends_failed_with_the_reason_and_can_be_retried() {
     let runs = STEPS.map(|step| async move {
         let site = Site::new();
-        site.host.break_it(step, Fault::Fail { code: "broken_for_good", times: u32::MAX });
+        site.host.fail(step, u64::MAX, "broken_for_good");
         let _worker = site.worker();
         site.plan(2, Wanted::Running, 1).await;
         let report = site.reaches(1, NodeState::Failed, 1).await;
-        assert_eq!(report.reason.unwrap().code, "broken_for_good", "{step}");
+        assert_eq!(report.reason.unwrap().code, "broken_for_good", "{step:?}");
         site.host.mend();
         for n in 1..=2 {
             let mut again = node(n, Wanted::Running, 2);
@@ -51,14 +51,14 @@ async fn a_step_that_keeps_failing_ends_failed_with_the_reason_and_can_be_retrie
 async fn whatever_failed_a_deletion_leaves_nothing() {
     let runs = STEPS.map(|step| async move {
         let site = Site::new();
-        site.host.break_it(step, Fault::Fail { code: "out_of_space", times: u32::MAX });
+        site.host.fail(step, u64::MAX, "out_of_space");
         let _worker = site.worker();
         site.plan(2, Wanted::Running, 1).await;
         site.reaches(1, NodeState::Failed, 1).await;
         site.plan(2, Wanted::Absent, 2).await;
         site.all_reach(2, NodeState::Absent, 2).await;
         eventually("nothing is left", || async { site.host.is_empty() }).await;
-        assert_eq!(site.host.nonsense(), Vec::<String>::new());
+        site.host.assert_sound();
     });
     futures::future::join_all(runs).await;
 }
@@ -68,46 +68,48 @@ async fn a_deletion_interrupts_whatever_hangs() {
     // Only waiting can be given up; the others end when they end.
     let runs = STEPS.map(|step| async move {
         let site = Site::new();
-        site.host.break_it(step, Fault::Hang);
+        site.host.hang(step);
         let _worker = site.worker();
         site.plan(2, Wanted::Running, 1).await;
-        eventually("it hangs", || async { site.host.calls(step) > 0 }).await;
+        eventually("it hangs", || async { site.host.stuck() > 0 }).await;
         let began = Instant::now();
         site.plan(2, Wanted::Absent, 2).await;
-        if !matches!(step, "ready" | "image") {
+        if !matches!(step, Op::WaitReady | Op::EnsureImage) {
             tokio::time::sleep(Duration::from_millis(30)).await;
             site.host.mend();
         }
         site.all_reach(2, NodeState::Absent, 2).await;
-        assert!(began.elapsed() < Duration::from_millis(900), "{step}: {:?}", began.elapsed());
+        // Well before anything would have timed out by itself.
+        assert!(began.elapsed() < Duration::from_secs(10), "{step:?}: {:?}", began.elapsed());
         eventually("nothing is left", || async { site.host.is_empty() }).await;
-        assert_eq!(site.host.nonsense(), Vec::<String>::new());
+        site.host.assert_sound();
     });
     futures::future::join_all(runs).await;
 }
 
 #[tokio::test]
 async fn removing_is_tried_until_it_works() {
-    for step in ["stop", "remove_port", "remove_disk", "remove_vcluster"] {
+    let runs = [Op::Stop, Op::RemovePort, Op::RemoveDisk, Op::RemoveVcluster].map(|step| async move {
         let site = Site::new();
         let _worker = site.worker();
         site.plan(1, Wanted::Running, 1).await;
         site.reaches(1, NodeState::Ready, 1).await;
-        site.host.break_it(step, Fault::Fail { code: "busy", times: 2 });
+        site.host.fail(step, 2, "busy");
         site.plan(1, Wanted::Absent, 2).await;
-        if step != "remove_vcluster" {
+        if step != Op::RemoveVcluster {
             let report = site.reaches(1, NodeState::Failed, 2).await;
             assert_eq!(report.reason.unwrap().code, "busy");
         }
         site.reaches(1, NodeState::Absent, 2).await;
         eventually("nothing is left", || async { site.host.is_empty() }).await;
-    }
+    });
+    futures::future::join_all(runs).await;
 }
 
 #[tokio::test]
 async fn one_node_that_fails_does_not_stop_the_others() {
     let site = Site::new();
-    site.host.break_it("disk", Fault::Fail { code: "out_of_space", times: 1 });
+    site.host.fail(Op::EnsureDisk, 1, "out_of_space");
     let _worker = site.worker();
     site.plan(8, Wanted::Running, 1).await;
     eventually("seven are up and one is not", || async {
@@ -127,11 +129,11 @@ async fn a_node_that_hangs_does_not_hold_up_the_others() {
     let _worker = site.worker();
     site.plan(1, Wanted::Running, 1).await;
     site.reaches(1, NodeState::Ready, 1).await;
-    site.host.break_it("ready", Fault::Hang);
+    site.host.hang(Op::WaitReady);
     for n in 2..=60 {
         site.plan_node(&node(n, Wanted::Running, 1)).await;
     }
-    eventually("more than may boot at once were started", || async { site.host.calls("start") == 60 }).await;
+    eventually("more than may boot at once were started", || async { site.host.calls(Op::Start) == 60 }).await;
     site.plan_node(&node(1, Wanted::Stopped, 2)).await;
     site.reaches(1, NodeState::Stopped, 2).await;
 }
@@ -142,14 +144,14 @@ async fn an_init_that_ends_is_started_again_and_a_crash_loop_is_failed() {
     let _worker = site.worker();
     site.plan(1, Wanted::Running, 1).await;
     let first = site.reaches(1, NodeState::Ready, 1).await.init_pid;
-    site.host.kill(node_id(1));
+    site.host.fake.kill(node_id(1));
     let report = site.reaches(1, NodeState::Starting, 1).await;
     assert_eq!(report.reason.unwrap().code, "init_ended");
     let second = site.reaches(1, NodeState::Ready, 1).await.init_pid;
     assert_ne!(first, second);
     for _ in 0..2 {
         site.reaches(1, NodeState::Ready, 1).await;
-        site.host.kill(node_id(1));
+        site.host.fake.kill(node_id(1));
         eventually("it was noticed", || async { site.report(1).await.is_some_and(|r| r.state != NodeState::Ready) }).await;
     }
     let report = site.reaches(1, NodeState::Failed, 1).await;
@@ -166,7 +168,7 @@ async fn a_host_that_fails_its_check_says_so_and_heals() {
     let reason = report.reason.unwrap();
     assert_eq!(reason.code, "host_check_failed");
     assert!(reason.message.contains("the kernel is what it is"), "{}", reason.message);
-    assert_eq!(site.host.calls("start"), 0);
+    assert_eq!(site.host.calls(Op::Start), 0);
     site.host.set_unfit(false);
     site.reaches(1, NodeState::Ready, 1).await;
 }
@@ -180,10 +182,10 @@ async fn a_host_that_boots_without_the_store_follows_its_own_copy() {
     site.plan_node(&node(3, Wanted::Stopped, 2)).await;
     site.reaches(3, NodeState::Stopped, 2).await;
     worker.stop().await;
-    site.host.reboot();
+    site.host.fake.reboot();
     site.store.set_down(true);
     let _worker = site.worker();
-    eventually("what should run runs", || async { site.host.seen().nodes.values().filter(|n| n.ready).count() == 2 }).await;
+    eventually("what should run runs", || async { site.host.fake.state().nodes.values().filter(|n| n.ready).count() == 2 }).await;
     assert!(site.host.pid(node_id(3)).is_none());
     site.store.set_down(false);
     eventually("it is told what runs now", || async { site.report(1).await.is_some_and(|r| r.init_pid == site.host.pid(node_id(1))) }).await;
@@ -196,9 +198,9 @@ async fn without_the_store_nothing_stops_and_later_all_is_told() {
     site.plan(2, Wanted::Running, 1).await;
     site.all_reach(2, NodeState::Ready, 1).await;
     site.store.set_down(true);
-    site.host.kill(node_id(1));
+    site.host.fake.kill(node_id(1));
     let first = site.host.pid(node_id(2));
-    eventually("it was started again", || async { site.host.seen().nodes[&node_id(1)].ready }).await;
+    eventually("it was started again", || async { site.host.is_ready(node_id(1)) }).await;
     assert_eq!(site.host.pid(node_id(2)), first);
     site.store.set_down(false);
     eventually("it was told", || async { site.report(1).await.is_some_and(|r| r.state == NodeState::Ready && r.init_pid == site.host.pid(node_id(1))) }).await;
@@ -248,10 +250,9 @@ async fn killed_at_any_moment_it_converges() {
     generation += 1;
     site.plan(4, Wanted::Running, generation).await;
     site.all_reach(4, NodeState::Ready, generation).await;
-    let seen = site.host.seen();
-    assert!(seen.nodes.len() == 4 && seen.nodes.values().all(|n| n.ready));
+    assert!(site.host.running().len() == 4 && (1..=4).all(|n| site.host.is_ready(node_id(n))));
     site.plan(4, Wanted::Absent, generation + 1).await;
     site.all_reach(4, NodeState::Absent, generation + 1).await;
     eventually("nothing is left", || async { site.host.is_empty() }).await;
-    assert_eq!(site.host.nonsense(), Vec::<String>::new());
+    site.host.assert_sound();
 }

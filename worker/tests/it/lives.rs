@@ -7,7 +7,7 @@ use docklet_store::Store;
 use docklet_types::report::{NodeState, Step};
 use docklet_types::spec::Wanted;
 use docklet_worker::audit::audit;
-use docklet_worker_host::ObservedNode;
+use docklet_worker_host::fake::Op;
 
 use crate::site::{Site, eventually, node, node_id, vcluster};
 
@@ -26,7 +26,7 @@ async fn created_stopped_started_deleted() {
 
     site.plan(3, Wanted::Stopped, 2).await;
     site.all_reach(3, NodeState::Stopped, 2).await;
-    assert!(site.host.seen().nodes.values().all(|n| n.disk && n.init_pid.is_none()));
+    assert!(site.host.running().is_empty() && site.host.fake.state().nodes.values().all(|n| n.disk));
     site.plan(3, Wanted::Running, 3).await;
     site.all_reach(3, NodeState::Ready, 3).await;
 
@@ -38,7 +38,7 @@ async fn created_stopped_started_deleted() {
     eventually("no report is left", || async { site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.is_empty() }).await;
     worker.stop().await;
     assert!(site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.is_empty());
-    assert_eq!(site.host.nonsense(), Vec::<String>::new());
+    site.host.assert_sound();
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn an_older_generation_is_refused() {
     site.plan_node(&node(2, Wanted::Running, 1)).await;
     site.reaches(2, NodeState::Ready, 1).await;
     assert!(site.host.pid(node_id(1)).is_some());
-    assert_eq!(site.host.calls("stop"), 0);
+    assert_eq!(site.host.calls(Op::Stop), 0);
     // Also by the next run of the worker, which knows it from its own disk.
     worker.stop().await;
     let worker = site.worker();
@@ -76,18 +76,18 @@ async fn an_older_generation_is_refused() {
 #[tokio::test]
 async fn what_no_plan_names_is_left_alone() {
     let site = Site::new();
-    site.host.put_node(node_id(9), ObservedNode { disk: true, port: true, init_pid: Some(77), ready: true });
+    let foreign = site.host.put_running(&node(9, Wanted::Running, 1), &vcluster(Wanted::Running, 1)).await;
     let _worker = site.worker();
     site.plan(1, Wanted::Running, 1).await;
     site.reaches(1, NodeState::Ready, 1).await;
     // A plan that vanishes is no plan that says absent.
     site.forget(1).await;
     eventually("the report is gone", || async { site.report(1).await.is_none() }).await;
-    let looks = site.host.calls("observe");
-    eventually("it was looked at again", || async { site.host.calls("observe") > looks + 2 }).await;
-    assert_eq!(site.host.pid(node_id(9)), Some(77));
+    let looks = site.host.calls(Op::Observe);
+    eventually("it was looked at again", || async { site.host.calls(Op::Observe) > looks + 2 }).await;
+    assert_eq!(site.host.pid(node_id(9)), Some(foreign));
     assert!(site.host.pid(node_id(1)).is_some());
-    assert_eq!(site.host.calls("stop") + site.host.calls("remove_disk"), 0);
+    assert_eq!(site.host.calls(Op::Stop) + site.host.calls(Op::RemoveDisk), 0);
 
     let found = audit(&site.host, &site.store, &site.keys, &site.name, &site.paths().worker_state()).await.unwrap();
     assert_eq!(found.plans_from, "store");
@@ -123,7 +123,7 @@ async fn a_higher_attempt_restarts_once() {
     let worker = site.worker();
     assert!(worker.wait_started().await);
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(site.host.calls("start"), 2);
+    assert_eq!(site.host.calls(Op::Start), 2);
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_restart_adopts_what_runs() {
     let worker = site.worker();
     site.plan(5, Wanted::Running, 1).await;
     site.all_reach(5, NodeState::Ready, 1).await;
-    let before = site.host.seen();
+    let before = site.host.running();
     let steps = site.report(1).await.unwrap().steps;
     // As kill -9 does.
     drop(worker);
@@ -150,7 +150,7 @@ async fn a_restart_adopts_what_runs() {
     assert!(worker.wait_started().await);
     site.plan(5, Wanted::Running, 2).await;
     site.all_reach(5, NodeState::Ready, 2).await;
-    assert_eq!(site.host.calls("start"), 5);
-    assert_eq!(before.nodes, site.host.seen().nodes);
+    assert_eq!(site.host.calls(Op::Start), 5);
+    assert_eq!(before, site.host.running());
     assert_eq!(site.report(1).await.unwrap().steps, steps, "what was measured is not lost");
 }

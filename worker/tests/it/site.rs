@@ -86,7 +86,7 @@ impl Site {
 
     pub fn worker(&self) -> Worker {
         let timing = Timing {
-            ready_deadline: Duration::from_secs(1),
+            ready_deadline: Duration::from_secs(30),
             boot_patience: Duration::from_millis(200),
             stop_grace: Duration::from_millis(50),
             look_every: Duration::from_millis(150),
@@ -146,7 +146,7 @@ impl Site {
             if let Some(report) = report.clone().filter(|r| r.state == state && r.generation >= generation) {
                 return report;
             }
-            assert!(Instant::now() < deadline, "node{n} is not {state:?} but {report:?}; the host has {:?}", self.host.seen());
+            assert!(Instant::now() < deadline, "node{n} is not {state:?} but {report:?}; the host runs {:?}", self.host.running());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
