@@ -127,7 +127,8 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Result<AgentRequest
     if bytes.len() as u64 != u64::from(length) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(serde_json::from_slice(&bytes).map_err(|error| Reason::new("bad_request", format!("The request cannot be read: {error}."))))
+    Ok(serde_json::from_slice(&bytes)
+        .map_err(|error| Reason::new("bad_request", format!("The request cannot be read: {error}."))))
 }
 
 /// Returns when the client closed its end, or sends what no client sends.
@@ -148,22 +149,31 @@ async fn answer(host: &dyn Host, request: AgentRequest) -> (AgentReply, Option<O
         }),
         AgentRequest::WaitPort { node, port, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms.into()).min(MAX_WAIT);
-            host.wait_port(node, port, limit).await.map(|open| (if open { AgentReply::Done } else { AgentReply::TimedOut }, None))
+            host.wait_port(node, port, limit)
+                .await
+                .map(|open| (if open { AgentReply::Done } else { AgentReply::TimedOut }, None))
         }
         AgentRequest::Terminal { node, session, cols, rows } => {
-            let named = (1..=40).contains(&session.len()) && session.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+            let named = (1..=40).contains(&session.len())
+                && session.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
             if named {
                 host.terminal(node, &session, cols, rows).await.map(|stream| (AgentReply::Stream, Some(stream)))
             } else {
                 Err(HostError(Reason::new("bad_request", "A session's name has 1 to 40 of a-z, 0-9 and '-'.")))
             }
         }
-        AgentRequest::Exec { argv, .. } if argv.is_empty() => Err(HostError(Reason::new("bad_request", "A command needs at least a program."))),
+        AgentRequest::Exec { argv, .. } if argv.is_empty() => {
+            Err(HostError(Reason::new("bad_request", "A command needs at least a program.")))
+        }
         AgentRequest::Exec { node, argv, stdin, timeout_s } => {
             let limit = Duration::from_secs(timeout_s.into()).min(MAX_EXEC);
-            host.exec(node, &argv, &stdin, limit).await.map(|output| (output.map_or(AgentReply::TimedOut, AgentReply::Exec), None))
+            host.exec(node, &argv, &stdin, limit)
+                .await
+                .map(|output| (output.map_or(AgentReply::TimedOut, AgentReply::Exec), None))
         }
-        AgentRequest::Logs { node, lines } => host.logs(node, lines.min(100_000)).await.map(|text| (AgentReply::Logs { text }, None)),
+        AgentRequest::Logs { node, lines } => {
+            host.logs(node, lines.min(100_000)).await.map(|text| (AgentReply::Logs { text }, None))
+        }
     };
     match outcome {
         Ok(answer) => answer,
@@ -184,7 +194,14 @@ async fn send(stream: &mut UnixStream, reply: &AgentReply, descriptor: Option<Ow
         sent = stream
             .async_io(Interest::WRITABLE, || {
                 let control = [ControlMessage::ScmRights(&descriptors)];
-                sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&message)], &control, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None).map_err(io::Error::from)
+                sendmsg::<()>(
+                    stream.as_raw_fd(),
+                    &[IoSlice::new(&message)],
+                    &control,
+                    MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+                    None,
+                )
+                .map_err(io::Error::from)
             })
             .await?;
     }

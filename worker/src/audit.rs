@@ -74,7 +74,13 @@ pub fn findings(objects: &[Owned], known: &Known) -> Vec<Finding> {
 ///
 /// # Errors
 /// The host cannot be looked at, or nobody knows the plans.
-pub async fn audit(host: &dyn Machine, store: &dyn Store, keys: &Keys, name: &HostName, copy: &Path) -> Result<Audit, AuditError> {
+pub async fn audit(
+    host: &dyn Machine,
+    store: &dyn Store,
+    keys: &Keys,
+    name: &HostName,
+    copy: &Path,
+) -> Result<Audit, AuditError> {
     // The host first: what is removed in between is then found where it no longer is, rather than the other way round
     // a new node's things without its plan.
     let objects = host.inventory().await.map_err(AuditError::Inventory)?;

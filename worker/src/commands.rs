@@ -244,15 +244,23 @@ async fn audit_host(loaded: &Loaded, paths: Paths, output: Output) -> Outcome {
     let name = machine::host_name(loaded.config.host_name.as_ref());
     let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.etcd());
     let host = LinuxHost::new(&loaded.config, paths.clone());
-    let audit = audit(&host, &store, &Keys::new(&loaded.config.cluster_name), &name, &paths.worker_state()).await.map_err(failed)?;
+    let audit = audit(&host, &store, &Keys::new(&loaded.config.cluster_name), &name, &paths.worker_state())
+        .await
+        .map_err(failed)?;
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&audit).map_err(failed)?),
         Output::Text => {
             for finding in &audit.findings {
-                let owner = finding.owner.as_deref().map_or(String::new(), |o| format!("  (of {o}, which no plan names)"));
+                let owner =
+                    finding.owner.as_deref().map_or(String::new(), |o| format!("  (of {o}, which no plan names)"));
                 println!("{:<12} {}{owner}", finding.kind, finding.label);
             }
-            println!("{} of {} objects belong to nothing (plans from the {})", audit.findings.len(), audit.objects, audit.plans_from);
+            println!(
+                "{} of {} objects belong to nothing (plans from the {})",
+                audit.findings.len(),
+                audit.objects,
+                audit.plans_from
+            );
         }
     }
     if audit.findings.is_empty() { Ok(String::new()) } else { Err((exit::FAILED, String::new())) }
@@ -263,7 +271,11 @@ async fn uninstall(host: &LinuxHost, yes: bool) -> Outcome {
     let seen = host.observe().await.map_err(failed)?;
     let running = seen.nodes.values().filter(|n| n.init_pid.is_some()).count();
     if !yes {
-        let text = format!("{} nodes ({running} running) and {} vclusters are on this host; with --yes they are removed", seen.nodes.len(), seen.vclusters.len());
+        let text = format!(
+            "{} nodes ({running} running) and {} vclusters are on this host; with --yes they are removed",
+            seen.nodes.len(),
+            seen.vclusters.len()
+        );
         return Err((exit::FAILED, text));
     }
     let mut errors: Vec<HostError> = Vec::new();

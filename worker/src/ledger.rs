@@ -64,8 +64,13 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(LedgerError::Read { file, source }),
         };
-        let ledger: Self = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Malformed { file: file.clone(), source })?;
-        if ledger.format == FORMAT && ledger.host == *host { Ok(Some(ledger)) } else { Err(LedgerError::Foreign { file }) }
+        let ledger: Self =
+            serde_json::from_slice(&bytes).map_err(|source| LedgerError::Malformed { file: file.clone(), source })?;
+        if ledger.format == FORMAT && ledger.host == *host {
+            Ok(Some(ledger))
+        } else {
+            Err(LedgerError::Foreign { file })
+        }
     }
 
     /// Replaces the file as a whole: after a crash it is the old one or the new one. It holds private keys, so only

@@ -20,7 +20,13 @@ pub fn host_name(configured: Option<&HostName>) -> HostName {
     })
 }
 
-pub(crate) fn host_report(name: HostName, paths: &Paths, capacity: Capacity, checks: Vec<Check>, started_at: Micros) -> HostReport {
+pub(crate) fn host_report(
+    name: HostName,
+    paths: &Paths,
+    capacity: Capacity,
+    checks: Vec<Check>,
+    started_at: Micros,
+) -> HostReport {
     let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let is = |path: &Path, magic| statfs(path).is_ok_and(|s| s.filesystem_type() == magic);
     HostReport {
@@ -37,8 +43,13 @@ pub(crate) fn host_report(name: HostName, paths: &Paths, capacity: Capacity, che
 
 /// Why nodes cannot run here, if a check failed.
 pub(crate) fn failure(checks: &[Check]) -> Option<Reason> {
-    let failed: Vec<String> = checks.iter().filter(|c| c.outcome == CheckOutcome::Failed).map(|c| format!("{}: {}", c.name, c.message)).collect();
-    (!failed.is_empty()).then(|| Reason::new("host_check_failed", format!("This host cannot run nodes. {}", failed.join("; "))))
+    let failed: Vec<String> = checks
+        .iter()
+        .filter(|c| c.outcome == CheckOutcome::Failed)
+        .map(|c| format!("{}: {}", c.name, c.message))
+        .collect();
+    (!failed.is_empty())
+        .then(|| Reason::new("host_check_failed", format!("This host cannot run nodes. {}", failed.join("; "))))
 }
 
 /// The newest version of an image in the shared store of images, if it is there.
@@ -57,7 +68,8 @@ pub fn image_in_store(paths: &Paths, name: &ImageName) -> Option<ImageRef> {
     let bytes = std::fs::read(paths.image_layout(name).join("index.json")).ok()?;
     let index: Index = serde_json::from_slice(&bytes).ok()?;
     // Older versions stay in the index, without the name.
-    let newest = |m: &Manifest| m.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == name.as_str());
+    let newest =
+        |m: &Manifest| m.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == name.as_str());
     let at = index.manifests.iter().position(newest).unwrap_or(0);
     Some(ImageRef { name: name.clone(), digest: index.manifests.into_iter().nth(at)?.digest })
 }

@@ -40,7 +40,10 @@ impl Plans {
     /// Begins with the plans of the local copy; all of them count as changed.
     #[must_use]
     pub fn new(keys: Keys, host: HostName, nodes: Vec<Arc<NodePlan>>, vclusters: Vec<Arc<VclusterPlan>>) -> Self {
-        let changed = Changes { nodes: nodes.iter().map(|p| p.id).collect(), vclusters: vclusters.iter().map(|p| p.id).collect() };
+        let changed = Changes {
+            nodes: nodes.iter().map(|p| p.id).collect(),
+            vclusters: vclusters.iter().map(|p| p.id).collect(),
+        };
         Self {
             keys,
             host,

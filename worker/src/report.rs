@@ -129,9 +129,13 @@ impl Comparison {
             .filter(|(key, document)| key.starts_with(prefix) && stored.get(key.as_str()) != Some(&document.as_ref()))
             .map(|(key, document)| (key.clone(), Some(document.clone())))
             .collect();
-        queue.extend(stored.keys().filter(|key| !state.wanted.contains_key(**key)).map(|key| ((*key).to_owned(), None)));
+        queue
+            .extend(stored.keys().filter(|key| !state.wanted.contains_key(**key)).map(|key| ((*key).to_owned(), None)));
         if !queue.is_empty() {
-            tracing::info!(reports = queue.len(), "the store and this host disagree on what was reported; reporting again");
+            tracing::info!(
+                reports = queue.len(),
+                "the store and this host disagree on what was reported; reporting again"
+            );
             state.queue = queue;
             state.version += 1;
             drop(state);

@@ -46,7 +46,8 @@ impl PatientEtcd {
         }
         let address = EtcdAddress::new(&self.members, &self.directory);
         let connected = EtcdStore::connect(&address).await;
-        let store = Arc::new(connected.map_err(|e| StoreError::Unavailable { action: "connect", source: Some(Box::new(e)) })?);
+        let store =
+            Arc::new(connected.map_err(|e| StoreError::Unavailable { action: "connect", source: Some(Box::new(e)) })?);
         *self.current.lock() = Some(Connection { store: store.clone(), made_with: certificates });
         Ok(store)
     }

@@ -17,7 +17,10 @@ fn main() -> ExitCode {
     let program = Program::new("tiny", Paths::new(*prefix));
     let how = words.get(2).copied().unwrap_or("well");
     let told = match *verb {
-        "start" => program.start(&[(*prefix).into(), "run".into(), how.into()], Duration::from_secs(10)).map(|s| format!("{s:?}")).map_err(|e| e.to_string()),
+        "start" => program
+            .start(&[(*prefix).into(), "run".into(), how.into()], Duration::from_secs(10))
+            .map(|s| format!("{s:?}"))
+            .map_err(|e| e.to_string()),
         "stop" => program.stop(Duration::from_millis(500)).map(|s| format!("{s:?}")).map_err(|e| e.to_string()),
         "status" => match program.status() {
             Ok(Status::Running { pid }) => Ok(format!("running {pid}")),
@@ -46,7 +49,8 @@ fn run(program: &Program, how: &str) -> Result<String, String> {
     }
     if how == "deaf" {
         // SAFETY: the program has one thread and no handler.
-        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGTERM, nix::sys::signal::SigHandler::SigIgn) }.map_err(|e| e.to_string())?;
+        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGTERM, nix::sys::signal::SigHandler::SigIgn) }
+            .map_err(|e| e.to_string())?;
     }
     ready.ready();
     loop {

@@ -53,14 +53,18 @@ impl fmt::Display for Lines<'_> {
 /// # Errors
 /// No file, a file that cannot be read, or everything that is wrong in it.
 pub fn load(given: Option<&Path>) -> Result<Loaded, LoadError> {
-    let named = given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from));
+    let named =
+        given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from));
     let file = match named {
         Some(file) => file,
         None => SEARCHED.iter().map(PathBuf::from).find(|f| f.exists()).ok_or(LoadError::NotFound)?,
     };
     let file = std::path::absolute(&file).unwrap_or(file);
     let text = std::fs::read_to_string(&file).map_err(|source| LoadError::Unreadable { file: file.clone(), source })?;
-    match Config::parse(&text, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))) {
+    match Config::parse(
+        &text,
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+    ) {
         Ok(config) => Ok(Loaded { config, file }),
         Err(errors) => Err(LoadError::Invalid { file, errors }),
     }

@@ -23,7 +23,15 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
         // SAFETY: the descriptor is open; a null siginfo asks for the default one.
-        let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal as i32, std::ptr::null::<libc::siginfo_t>(), 0) };
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal as i32,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 

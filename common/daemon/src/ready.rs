@@ -40,7 +40,8 @@ impl Ready {
 /// The pipe that `start` gave to this process.
 pub(crate) fn inherited_pipe() -> Option<File> {
     let fd: i32 = std::env::var(PIPE_VARIABLE).ok()?.parse().ok()?;
-    if fd < 3 || nix::fcntl::fcntl(borrowed(fd), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).is_err() {
+    if fd < 3 || nix::fcntl::fcntl(borrowed(fd), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).is_err()
+    {
         return None;
     }
     // SAFETY: `start` passed this descriptor to us alone, and it is open, as the call above has shown.

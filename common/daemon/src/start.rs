@@ -15,9 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::lock::{self, Status};
+use crate::log;
 use crate::process::Process;
 use crate::ready::{self, Ready};
-use crate::log;
 
 /// A daemon of this installation.
 #[derive(Debug, Clone)]
@@ -139,7 +139,9 @@ impl Program {
                 let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
                 Err(StartError::Ended { name, status, tail: log::tail(&log_path, offset, TAIL), log: log_path })
             }
-            Word::Silent => Err(StartError::TimedOut { name, pid, limit, tail: log::tail(&log_path, offset, TAIL), log: log_path }),
+            Word::Silent => {
+                Err(StartError::TimedOut { name, pid, limit, tail: log::tail(&log_path, offset, TAIL), log: log_path })
+            }
         }
     }
 
@@ -168,7 +170,11 @@ impl Program {
             return Ok(Stopped::Now);
         }
         end(&process, Signal::SIGKILL).map_err(signal_error)?;
-        if process.wait(Duration::from_secs(10)).map_err(signal_error)? { Ok(Stopped::Killed) } else { Err(StopError::Stuck { name, pid }) }
+        if process.wait(Duration::from_secs(10)).map_err(signal_error)? {
+            Ok(Stopped::Killed)
+        } else {
+            Err(StopError::Stuck { name, pid })
+        }
     }
 
     /// Whether the program runs.

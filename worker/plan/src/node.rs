@@ -149,7 +149,13 @@ pub fn is_gone(plan: &NodePlan, observed: &ObservedNode, cleaned: bool) -> bool 
 
 /// What to do next for a node.
 #[must_use]
-pub fn diff(plan: &NodePlan, vcluster: Option<&VclusterPlan>, observed: &ObservedNode, history: &NodeHistory, now: Micros) -> NodeTodo {
+pub fn diff(
+    plan: &NodePlan,
+    vcluster: Option<&VclusterPlan>,
+    observed: &ObservedNode,
+    history: &NodeHistory,
+    now: Micros,
+) -> NodeTodo {
     let actions = match plan.wanted {
         Wanted::Absent => absent(plan, observed, history),
         Wanted::Stopped => stopped(observed),
@@ -189,7 +195,8 @@ fn stopped(observed: &ObservedNode) -> Vec<NodeAction> {
 fn running(observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {
     // Image, disk and port are ensured before every start: a reboot empties the packet filter, and a start that was cut
     // short may have left a disk half made. Where all is there already this costs next to nothing.
-    const UP: [NodeAction; 5] = [NodeAction::Image, NodeAction::Disk, NodeAction::Network, NodeAction::Boot, NodeAction::Ready];
+    const UP: [NodeAction; 5] =
+        [NodeAction::Image, NodeAction::Disk, NodeAction::Network, NodeAction::Boot, NodeAction::Ready];
     let mut actions = Vec::with_capacity(UP.len() + 1);
     if observed.init_pid.is_none() {
         actions.extend(UP);
@@ -209,7 +216,12 @@ fn running(observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {
 
 /// The state to report, and why it is not as wanted. `busy`: actions are under way.
 #[must_use]
-pub fn state(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory, busy: bool) -> (NodeState, Option<Reason>) {
+pub fn state(
+    plan: &NodePlan,
+    observed: &ObservedNode,
+    history: &NodeHistory,
+    busy: bool,
+) -> (NodeState, Option<Reason>) {
     let reason = history.trouble.as_ref().map(|t| t.reason.clone());
     let given_up = history.trouble.as_ref().is_some_and(|t| t.given_up);
     match plan.wanted {
@@ -217,7 +229,9 @@ pub fn state(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory, bu
         Wanted::Stopped if observed.init_pid.is_none() && !busy => (NodeState::Stopped, None),
         Wanted::Absent | Wanted::Stopped if given_up => (NodeState::Failed, reason),
         Wanted::Absent | Wanted::Stopped => (NodeState::Stopping, reason),
-        Wanted::Running if observed.init_pid.is_some() && observed.ready && !history.must_restart(observed) => (NodeState::Ready, None),
+        Wanted::Running if observed.init_pid.is_some() && observed.ready && !history.must_restart(observed) => {
+            (NodeState::Ready, None)
+        }
         Wanted::Running if given_up => (NodeState::Failed, reason),
         Wanted::Running => (NodeState::Starting, reason),
     }

@@ -30,7 +30,10 @@ fn node(n: u8, vcluster: u8, wanted: Wanted, generation: u64, attempt: u32) -> N
         generation,
         wanted,
         attempt,
-        image: ImageRef { name: "base".parse().unwrap(), digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap() },
+        image: ImageRef {
+            name: "base".parse().unwrap(),
+            digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+        },
         size: Size::new(1.0, 64, 64).unwrap(),
         range: IdRange::new(0).unwrap(),
         ip: [172, 16, 0, 2 + n].into(),
@@ -91,7 +94,11 @@ impl Model {
             NodeAction::Disk => seen.disk = true,
             NodeAction::Network => {
                 self.observed.vclusters.entry(vcluster).or_default().bridge = true;
-                self.history.vclusters.entry(vcluster).or_default().applied(self.desired.vclusters[&vcluster].generation);
+                self.history
+                    .vclusters
+                    .entry(vcluster)
+                    .or_default()
+                    .applied(self.desired.vclusters[&vcluster].generation);
                 seen.port = true;
             }
             NodeAction::Boot => {
@@ -139,7 +146,11 @@ impl Model {
                         self.history.vclusters.entry(id).or_default().applied(generation);
                     }
                     VclusterTodo::Remove => {
-                        let held = self.desired.nodes.values().any(|n| n.vcluster == id && self.observed.nodes.contains_key(&n.id));
+                        let held = self
+                            .desired
+                            .nodes
+                            .values()
+                            .any(|n| n.vcluster == id && self.observed.nodes.contains_key(&n.id));
                         assert!(!held, "nodes go before their bridge");
                         self.observed.vclusters.remove(&id);
                         self.history.vclusters.entry(id).or_default().removed();
@@ -156,12 +167,14 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
 }
 
 fn any_observed_node() -> impl Strategy<Value = ObservedNode> {
-    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>()).prop_map(|(disk, port, init_pid, ready)| ObservedNode {
-        disk: disk || init_pid.is_some(),
-        port,
-        init_pid,
-        ready: ready && init_pid.is_some(),
-    })
+    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>()).prop_map(
+        |(disk, port, init_pid, ready)| ObservedNode {
+            disk: disk || init_pid.is_some(),
+            port,
+            init_pid,
+            ready: ready && init_pid.is_some(),
+        },
+    )
 }
 
 prop_compose! {
@@ -287,13 +300,18 @@ fn a_start_is_tried_three_times_and_then_failed() {
         let (state, reason) = node::state(&plan, &node::NOTHING, &past, false);
         assert_eq!(state, if tried < 3 { NodeState::Starting } else { NodeState::Failed });
         assert_eq!(reason.unwrap().code, "disk_failed");
-        let NodeTodo::Later(at) = node::diff(&plan, Some(&v), &node::NOTHING, &past, now) else { panic!("not at once") };
+        let NodeTodo::Later(at) = node::diff(&plan, Some(&v), &node::NOTHING, &past, now) else {
+            panic!("not at once")
+        };
         now = at;
         assert!(matches!(node::diff(&plan, Some(&v), &node::NOTHING, &past, now), NodeTodo::Do(_)));
     }
     assert!(now.millis_since(T0) > 250_000, "after three tries it waits for minutes");
     past.accept(&node(1, 0, Wanted::Running, 1, 1), &node::NOTHING).unwrap();
-    assert!(matches!(node::diff(&plan, Some(&v), &node::NOTHING, &past, T0), NodeTodo::Do(_)), "an attempt begins anew");
+    assert!(
+        matches!(node::diff(&plan, Some(&v), &node::NOTHING, &past, T0), NodeTodo::Do(_)),
+        "an attempt begins anew"
+    );
 }
 
 #[test]
@@ -352,6 +370,9 @@ fn a_node_without_its_vcluster_waits() {
     let plan = node(1, 0, Wanted::Running, 1, 0);
     let past = NodeHistory::default();
     assert_eq!(node::diff(&plan, None, &node::NOTHING, &past, T0), NodeTodo::NeedsVcluster);
-    assert_eq!(node::diff(&plan, Some(&vcluster(0, Wanted::Absent, 1)), &node::NOTHING, &past, T0), NodeTodo::NeedsVcluster);
+    assert_eq!(
+        node::diff(&plan, Some(&vcluster(0, Wanted::Absent, 1)), &node::NOTHING, &past, T0),
+        NodeTodo::NeedsVcluster
+    );
     assert_eq!(node::diff(&plan, None, &up(1), &past, T0), NodeTodo::Nothing);
 }

@@ -75,7 +75,13 @@ impl VclusterHistory {
 
 /// What to do next for a vcluster. `nodes_left`: some node of it is on this host or is to be.
 #[must_use]
-pub fn diff(plan: &VclusterPlan, observed: Option<&ObservedVcluster>, history: &VclusterHistory, nodes_left: bool, now: Micros) -> VclusterTodo {
+pub fn diff(
+    plan: &VclusterPlan,
+    observed: Option<&ObservedVcluster>,
+    history: &VclusterHistory,
+    nodes_left: bool,
+    now: Micros,
+) -> VclusterTodo {
     let todo = match plan.wanted {
         Wanted::Absent if observed.is_none() && history.cleaned => return VclusterTodo::Nothing,
         Wanted::Absent if nodes_left => return VclusterTodo::NodesFirst,

@@ -2,9 +2,9 @@
 
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, exit};
+use docklet_worker::Worker;
 use docklet_worker::agent::Agent;
 use docklet_worker::store::PatientEtcd;
-use docklet_worker::Worker;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -398,7 +398,10 @@ impl Loop {
         node.touched = self.count;
         if let Some(plan) = node.plan.as_ref().filter(|p| p.wanted == Wanted::Running) {
             tracing::warn!(node = %id, name = %plan.name, owner = %plan.owner, "the node's init ended by itself");
-            let mut reason = Reason::new("init_ended", "The node's init ended by itself (a shutdown inside the node, or a crash). It is started again.");
+            let mut reason = Reason::new(
+                "init_ended",
+                "The node's init ended by itself (a shutdown inside the node, or a crash). It is started again.",
+            );
             reason.log = log;
             node.history.ended(reason, now);
         }
@@ -445,7 +448,8 @@ impl Loop {
             let millis = report.steps.first().map(|s| report.at.millis_since(s.started_at));
             tracing::info!(node = %id, name = %plan.name, owner = %plan.owner, ?state, millis, "a node changed");
         }
-        let urgent = before.is_none_or(|b| b.state != report.state) && !matches!(state, NodeState::Starting | NodeState::Stopping);
+        let urgent = before.is_none_or(|b| b.state != report.state)
+            && !matches!(state, NodeState::Starting | NodeState::Stopping);
         if let Ok(document) = serde_json::to_vec(&report) {
             self.reporter.put(self.keys.write(&Key::NodeReport(self.settings.host.clone(), id)), document, urgent);
         }

@@ -84,9 +84,16 @@ enum Event {
     NodeDone(NodeId, NodeOutcome),
     VclusterDone(VclusterId, VclusterOutcome),
     /// Whoever asked it to.
-    InitEnded { id: NodeId, pid: i32, log: Option<String> },
+    InitEnded {
+        id: NodeId,
+        pid: i32,
+        log: Option<String>,
+    },
     /// What the host held at some moment after `began`.
-    Looked { began: u64, seen: Result<Observed, HostError> },
+    Looked {
+        began: u64,
+        seen: Result<Observed, HostError>,
+    },
     Checked(Vec<Check>, Option<Capacity>),
     Saved(u64),
     Stop(oneshot::Sender<()>),
@@ -118,7 +125,12 @@ impl Worker {
             None
         });
         let ledger = ledger.unwrap_or_else(|| Ledger::new(settings.host.clone()));
-        let copy = Plans::new(keys.clone(), settings.host.clone(), ledger.nodes.iter().map(|r| r.plan.clone()).collect(), ledger.vclusters.clone());
+        let copy = Plans::new(
+            keys.clone(),
+            settings.host.clone(),
+            ledger.nodes.iter().map(|r| r.plan.clone()).collect(),
+            ledger.vclusters.clone(),
+        );
         let plans = Arc::new(Mirror::start_cold(store.clone(), keys.plans_of(&settings.host), copy));
         let alive = Held::start(
             store.clone(),

@@ -38,7 +38,8 @@ impl Loop {
         let now = self.clock.now();
         let nodes_left = self.members.get(&id).into_iter().flatten().any(|n| {
             let Some(node) = self.nodes.get(n) else { return false };
-            node.task.is_some() || node.plan.as_ref().is_some_and(|p| !node::is_gone(p, &node.observed, node.history.cleaned))
+            node.task.is_some()
+                || node.plan.as_ref().is_some_and(|p| !node::is_gone(p, &node.observed, node.history.cleaned))
         });
         let Some(entry) = self.vclusters.get_mut(&id) else { return };
         let Some(plan) = entry.plan.clone() else { return };

@@ -56,7 +56,10 @@ pub(super) enum NodeResult {
     Done,
     /// The plan changed; look again.
     Interrupted,
-    Failed { action: NodeAction, reason: Reason },
+    Failed {
+        action: NodeAction,
+        reason: Reason,
+    },
 }
 
 /// What became of the actions, and what the host holds of the node now as far as they can tell.
@@ -87,7 +90,9 @@ pub(super) async fn run_node(context: Arc<Context>, task: NodeTask) {
     }
     let mut boot_permit = None;
     for action in &task.actions {
-        let acted = AssertUnwindSafe(act(&context, &task, *action, &mut outcome.observed, &mut boot_permit)).catch_unwind().await;
+        let acted = AssertUnwindSafe(act(&context, &task, *action, &mut outcome.observed, &mut boot_permit))
+            .catch_unwind()
+            .await;
         outcome.result = match acted {
             Ok(Ok(())) => {
                 outcome.did.push(*action);
@@ -95,7 +100,10 @@ pub(super) async fn run_node(context: Arc<Context>, task: NodeTask) {
             }
             Ok(Err(Interruption::Plan)) => NodeResult::Interrupted,
             Ok(Err(Interruption::Host(HostError(reason)))) => NodeResult::Failed { action: *action, reason },
-            Err(_) => NodeResult::Failed { action: *action, reason: Reason::new("internal", "The worker ran into an error of its own; see its log.") },
+            Err(_) => NodeResult::Failed {
+                action: *action,
+                reason: Reason::new("internal", "The worker ran into an error of its own; see its log."),
+            },
         };
         break;
     }
@@ -196,7 +204,11 @@ async fn act(
 }
 
 /// Waits for init to be up. An error comes with whether init is still there.
-async fn wait_ready(context: &Context, id: NodeId, boot_permit: &mut Option<OwnedSemaphorePermit>) -> Result<(), (HostError, bool)> {
+async fn wait_ready(
+    context: &Context,
+    id: NodeId,
+    boot_permit: &mut Option<OwnedSemaphorePermit>,
+) -> Result<(), (HostError, bool)> {
     let host = &context.host;
     let ready = host.wait_ready(id, context.timing.ready_deadline);
     tokio::pin!(ready);
@@ -258,7 +270,10 @@ pub(super) async fn run_vcluster(context: Arc<Context>, plan: Arc<VclusterPlan>,
         Ok(result) => result.map_err(|HostError(reason)| reason),
         Err(_) => Err(Reason::new("internal", "The worker ran into an error of its own; see its log.")),
     };
-    context.tell(Event::VclusterDone(plan.id, VclusterOutcome { generation: plan.generation, removed: todo == VclusterTodo::Remove, result }));
+    context.tell(Event::VclusterDone(
+        plan.id,
+        VclusterOutcome { generation: plan.generation, removed: todo == VclusterTodo::Remove, result },
+    ));
 }
 
 #[derive(Debug)]
@@ -293,4 +308,3 @@ impl Drop for StepClock<'_> {
         self.context.tell(Event::StepEnded(self.id, self.step, Micros::now()));
     }
 }
-

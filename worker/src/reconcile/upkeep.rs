@@ -27,7 +27,11 @@ impl Loop {
             match self.context.host.observe().await {
                 Ok(seen) => break seen,
                 Err(HostError(reason)) => {
-                    tracing::error!(code = reason.code, reason = reason.message, "cannot see what is on this host; trying again");
+                    tracing::error!(
+                        code = reason.code,
+                        reason = reason.message,
+                        "cannot see what is on this host; trying again"
+                    );
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -54,7 +58,9 @@ impl Loop {
         let Ok(listing) = self.store.list(&self.keys.reports_of(&self.settings.host)).await else { return };
         for entry in &listing.entries {
             let Some(Key::NodeReport(_, id)) = self.keys.read(&entry.key) else { continue };
-            let Ok(report) = serde_json::from_slice::<docklet_types::report::NodeReport>(&entry.value) else { continue };
+            let Ok(report) = serde_json::from_slice::<docklet_types::report::NodeReport>(&entry.value) else {
+                continue;
+            };
             if let Some(node) = self.nodes.get_mut(&id) {
                 let same_init = report.init_pid.is_some() && report.init_pid == node.observed.init_pid;
                 if same_init || matches!(report.state, NodeState::Stopped) {
@@ -67,7 +73,8 @@ impl Loop {
     /// The default image is unpacked before anybody asks, so that the first vcluster is as fast as the second; a newer
     /// version likewise, once there is one.
     pub(super) fn prefetch(&mut self) {
-        let (context, paths, name) = (self.context.clone(), self.settings.paths.clone(), self.settings.default_image.clone());
+        let (context, paths, name) =
+            (self.context.clone(), self.settings.paths.clone(), self.settings.default_image.clone());
         let every = self.settings.timing.look_every;
         self.tasks.spawn(async move {
             let mut unpacked = None;
@@ -97,7 +104,8 @@ impl Loop {
             let before = self.checks.clone();
             self.tasks.spawn(async move {
                 // What is well stays well while nodes run; what was not may have been mended.
-                let (checks, capacity) = if unfit { check(&context).await } else { (before, context.host.capacity().await.ok()) };
+                let (checks, capacity) =
+                    if unfit { check(&context).await } else { (before, context.host.capacity().await.ok()) };
                 context.tell(Event::Checked(checks, capacity));
             });
         }
@@ -110,7 +118,8 @@ impl Loop {
         if !self.plans.is_live() {
             return;
         }
-        let (store, prefix, reports) = (self.store.clone(), self.keys.reports_of(&self.settings.host), self.reporter.handle());
+        let (store, prefix, reports) =
+            (self.store.clone(), self.keys.reports_of(&self.settings.host), self.reporter.handle());
         self.tasks.spawn(async move {
             let asked = reports.version();
             if let Ok(listing) = store.list(&prefix).await {
@@ -189,7 +198,12 @@ impl Loop {
             self.vclusters.entry(id).or_default().observed = Some(observed);
         }
         let (nodes, plans) = (&mut self.nodes, &self.plans);
-        nodes.retain(|id, n| n.plan.is_some() || n.task.is_some() || n.observed != docklet_worker_plan::node::NOTHING || plans.read(|p| p.node(*id).is_some()));
+        nodes.retain(|id, n| {
+            n.plan.is_some()
+                || n.task.is_some()
+                || n.observed != docklet_worker_plan::node::NOTHING
+                || plans.read(|p| p.node(*id).is_some())
+        });
         if self.look_again || self.nodes.values().any(|n| n.stale && n.task.is_none()) {
             self.look();
         }
@@ -219,7 +233,13 @@ impl Loop {
             self.checks = checks;
             self.capacity = capacity;
             let capacity = capacity.unwrap_or(Capacity { cpu_millis: 0, memory_mib: 0, disk_mib: 0 });
-            let report = machine::host_report(self.settings.host.clone(), &self.settings.paths, capacity, self.checks.clone(), self.started_at);
+            let report = machine::host_report(
+                self.settings.host.clone(),
+                &self.settings.paths,
+                capacity,
+                self.checks.clone(),
+                self.started_at,
+            );
             if let Ok(document) = serde_json::to_vec(&report) {
                 self.reporter.put(self.keys.write(&Key::Host(self.settings.host.clone())), document, true);
             }
@@ -238,7 +258,8 @@ impl Loop {
         }
         self.ledger_saving = true;
         // A restart that somebody waits for is put on disk at once.
-        let hurry = self.nodes.values().any(|n| n.history.replacing.is_some() && n.history.replacing == n.observed.init_pid);
+        let hurry =
+            self.nodes.values().any(|n| n.history.replacing.is_some() && n.history.replacing == n.observed.init_pid);
         let (ledger, version, directory) = (self.ledger(), self.ledger_version, self.settings.paths.worker_state());
         let context = self.context.clone();
         self.tasks.spawn(async move {
@@ -257,7 +278,11 @@ impl Loop {
         let mut ledger = Ledger::new(self.settings.host.clone());
         for node in self.nodes.values() {
             if let (Some(plan), Some(seen)) = (&node.plan, node.history.seen) {
-                ledger.nodes.push(NodeRecord { plan: plan.clone(), attempt: seen.attempt, replacing: node.history.replacing });
+                ledger.nodes.push(NodeRecord {
+                    plan: plan.clone(),
+                    attempt: seen.attempt,
+                    replacing: node.history.replacing,
+                });
             }
         }
         ledger.vclusters = self.vclusters.values().filter_map(|v| v.plan.clone()).collect();
@@ -300,7 +325,9 @@ impl Loop {
 async fn check(context: &Context) -> (Vec<Check>, Option<Capacity>) {
     let checks = match context.host.prepare().await {
         Ok(checks) => checks,
-        Err(HostError(reason)) => vec![Check { name: "prepare".to_owned(), outcome: CheckOutcome::Failed, message: reason.message }],
+        Err(HostError(reason)) => {
+            vec![Check { name: "prepare".to_owned(), outcome: CheckOutcome::Failed, message: reason.message }]
+        }
     };
     let capacity = match context.host.capacity().await {
         Ok(capacity) => Some(capacity),

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use docklet_types::agent::{AgentReply, AgentRequest};
-use docklet_worker::agent::Agent;
 use docklet_types::spec::Wanted;
+use docklet_worker::agent::Agent;
 use docklet_worker_host::fake::Op;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
@@ -62,7 +62,9 @@ async fn a_socket_comes_with_the_answer() {
     let endpoint = open().await;
     let terminal = AgentRequest::Terminal { node: node_id(1), session: "a-1".to_owned(), cols: 80, rows: 24 };
     // sshd greets; a terminal's first frame is one of control, and says that it is a new one.
-    for (request, greeting) in [(AgentRequest::Dial { node: node_id(1), port: 22 }, "SSH-2.0-"), (terminal, "\u{1}\0\0\0")] {
+    for (request, greeting) in
+        [(AgentRequest::Dial { node: node_id(1), port: 22 }, "SSH-2.0-"), (terminal, "\u{1}\0\0\0")]
+    {
         let (reply, descriptor) = ask(&endpoint, &request).await;
         assert_eq!(reply, AgentReply::Stream);
         let mut stream = std::fs::File::from(descriptor.unwrap());
@@ -81,14 +83,31 @@ async fn a_socket_comes_with_the_answer() {
 async fn every_other_answer() {
     let endpoint = open().await;
     let (here, away) = (node_id(1), node_id(2));
-    let terminal = |session: &str| AgentRequest::Terminal { node: here, session: session.to_owned(), cols: 80, rows: 24 };
-    let exec = |argv: &[&str]| AgentRequest::Exec { node: here, argv: argv.iter().map(|s| (*s).to_owned()).collect(), stdin: "in".to_owned(), timeout_s: 5 };
+    let terminal =
+        |session: &str| AgentRequest::Terminal { node: here, session: session.to_owned(), cols: 80, rows: 24 };
+    let exec = |argv: &[&str]| AgentRequest::Exec {
+        node: here,
+        argv: argv.iter().map(|s| (*s).to_owned()).collect(),
+        stdin: "in".to_owned(),
+        timeout_s: 5,
+    };
     assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: here, port: 81 }).await.0, AgentReply::Refused);
     assert_eq!(ask(&endpoint, &AgentRequest::Dial { node: away, port: 22 }).await.0, AgentReply::NotRunning);
-    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 22, timeout_ms: 10 }).await.0, AgentReply::Done);
-    assert_eq!(ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 81, timeout_ms: 10 }).await.0, AgentReply::TimedOut);
-    assert_eq!(ask(&endpoint, &AgentRequest::Logs { node: here, lines: 3 }).await.0, AgentReply::Logs { text: "node1 boots\n".to_owned() });
-    assert!(matches!(ask(&endpoint, &exec(&["cat"])).await.0, AgentReply::Exec(o) if o.stdout == "in" && o.exit_code == 0));
+    assert_eq!(
+        ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 22, timeout_ms: 10 }).await.0,
+        AgentReply::Done
+    );
+    assert_eq!(
+        ask(&endpoint, &AgentRequest::WaitPort { node: here, port: 81, timeout_ms: 10 }).await.0,
+        AgentReply::TimedOut
+    );
+    assert_eq!(
+        ask(&endpoint, &AgentRequest::Logs { node: here, lines: 3 }).await.0,
+        AgentReply::Logs { text: "node1 boots\n".to_owned() }
+    );
+    assert!(
+        matches!(ask(&endpoint, &exec(&["cat"])).await.0, AgentReply::Exec(o) if o.stdout == "in" && o.exit_code == 0)
+    );
     for bad in [exec(&[]), terminal(""), terminal("../x"), terminal(&"a".repeat(41))] {
         assert!(matches!(ask(&endpoint, &bad).await.0, AgentReply::Failed(r) if r.code == "bad_request"), "{bad:?}");
     }
@@ -112,7 +131,8 @@ async fn nonsense_is_answered_and_a_lie_about_the_length_is_cut_off() {
 async fn a_client_that_goes_away_takes_its_command_with_it() {
     let endpoint = open().await;
     endpoint.host.hang(Op::Exec);
-    let request = AgentRequest::Exec { node: node_id(1), argv: vec!["true".to_owned()], stdin: String::new(), timeout_s: 3600 };
+    let request =
+        AgentRequest::Exec { node: node_id(1), argv: vec!["true".to_owned()], stdin: String::new(), timeout_s: 3600 };
     let message = serde_json::to_vec(&request).unwrap();
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();

@@ -152,7 +152,8 @@ async fn an_init_that_ends_is_started_again_and_a_crash_loop_is_failed() {
     for _ in 0..2 {
         site.reaches(1, NodeState::Ready, 1).await;
         site.host.fake.kill(node_id(1));
-        eventually("it was noticed", || async { site.report(1).await.is_some_and(|r| r.state != NodeState::Ready) }).await;
+        eventually("it was noticed", || async { site.report(1).await.is_some_and(|r| r.state != NodeState::Ready) })
+            .await;
     }
     let report = site.reaches(1, NodeState::Failed, 1).await;
     assert_eq!(report.reason.unwrap().code, "init_ended");
@@ -185,10 +186,16 @@ async fn a_host_that_boots_without_the_store_follows_its_own_copy() {
     site.host.fake.reboot();
     site.store.set_down(true);
     let _worker = site.worker();
-    eventually("what should run runs", || async { site.host.fake.state().nodes.values().filter(|n| n.ready).count() == 2 }).await;
+    eventually("what should run runs", || async {
+        site.host.fake.state().nodes.values().filter(|n| n.ready).count() == 2
+    })
+    .await;
     assert!(site.host.pid(node_id(3)).is_none());
     site.store.set_down(false);
-    eventually("it is told what runs now", || async { site.report(1).await.is_some_and(|r| r.init_pid == site.host.pid(node_id(1))) }).await;
+    eventually("it is told what runs now", || async {
+        site.report(1).await.is_some_and(|r| r.init_pid == site.host.pid(node_id(1)))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -203,7 +210,10 @@ async fn without_the_store_nothing_stops_and_later_all_is_told() {
     eventually("it was started again", || async { site.host.is_ready(node_id(1)) }).await;
     assert_eq!(site.host.pid(node_id(2)), first);
     site.store.set_down(false);
-    eventually("it was told", || async { site.report(1).await.is_some_and(|r| r.state == NodeState::Ready && r.init_pid == site.host.pid(node_id(1))) }).await;
+    eventually("it was told", || async {
+        site.report(1).await.is_some_and(|r| r.state == NodeState::Ready && r.init_pid == site.host.pid(node_id(1)))
+    })
+    .await;
     site.plan(2, Wanted::Absent, 2).await;
     site.all_reach(2, NodeState::Absent, 2).await;
 }
@@ -220,7 +230,10 @@ async fn a_store_that_lost_reports_gets_them_again() {
     let stray = site.keys.write(&Key::NodeReport(site.name.clone(), node_id(99)));
     site.store.txn(Txn::new().delete(key).put(stray, &"left by somebody").unwrap()).await.unwrap();
     site.reaches(1, NodeState::Ready, 1).await;
-    eventually("the stray is gone", || async { site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.len() == 2 }).await;
+    eventually("the stray is gone", || async {
+        site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.len() == 2
+    })
+    .await;
 }
 
 /// Kills the worker at a great many moments of changing plans; at the end the host is as planned and nobody was

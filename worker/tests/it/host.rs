@@ -40,7 +40,17 @@ impl Default for TestHost {
     fn default() -> Self {
         let fake = FakeHost::new();
         // Others get their turn in between, as on a real host.
-        for op in [Op::EnsureImage, Op::EnsureDisk, Op::EnsureVcluster, Op::EnsurePort, Op::Start, Op::WaitReady, Op::Stop, Op::RemoveDisk, Op::RemovePort] {
+        for op in [
+            Op::EnsureImage,
+            Op::EnsureDisk,
+            Op::EnsureVcluster,
+            Op::EnsurePort,
+            Op::Start,
+            Op::WaitReady,
+            Op::Stop,
+            Op::RemoveDisk,
+            Op::RemovePort,
+        ] {
             fake.delay(op, Duration::from_millis(1));
         }
         Self { fake, watched: Arc::default(), lifted: watch::Sender::new(()) }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use docklet_store::keys::Key;
 use docklet_store::Store;
+use docklet_store::keys::Key;
 use docklet_types::report::{NodeState, Step};
 use docklet_types::spec::Wanted;
 use docklet_worker::audit::audit;
@@ -22,7 +22,10 @@ async fn created_stopped_started_deleted() {
     assert_eq!(steps, [Step::Image, Step::Disk, Step::Network, Step::Boot, Step::Ready]);
     assert!(report.steps.iter().all(|s| s.ended_at.is_some_and(|e| e >= s.started_at)));
     assert_eq!(report.init_pid, site.host.pid(node_id(1)));
-    eventually("the share is reported", || async { site.vcluster_report().await.is_some_and(|r| r.present && r.generation == 1) }).await;
+    eventually("the share is reported", || async {
+        site.vcluster_report().await.is_some_and(|r| r.present && r.generation == 1)
+    })
+    .await;
 
     site.plan(3, Wanted::Stopped, 2).await;
     site.all_reach(3, NodeState::Stopped, 2).await;
@@ -32,10 +35,16 @@ async fn created_stopped_started_deleted() {
 
     site.plan(3, Wanted::Absent, 4).await;
     site.all_reach(3, NodeState::Absent, 4).await;
-    eventually("the share is gone", || async { site.vcluster_report().await.is_some_and(|r| !r.present && r.generation == 4) }).await;
+    eventually("the share is gone", || async {
+        site.vcluster_report().await.is_some_and(|r| !r.present && r.generation == 4)
+    })
+    .await;
     assert!(site.host.is_empty());
     site.forget(3).await;
-    eventually("no report is left", || async { site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.is_empty() }).await;
+    eventually("no report is left", || async {
+        site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.is_empty()
+    })
+    .await;
     worker.stop().await;
     assert!(site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.is_empty());
     site.host.assert_sound();
@@ -102,7 +111,9 @@ async fn the_audit_is_clean_while_all_has_a_plan_and_works_without_the_store() {
     site.plan(2, Wanted::Running, 1).await;
     site.all_reach(2, NodeState::Ready, 1).await;
     worker.stop().await;
-    let look = || async { audit(&site.host, &site.store, &site.keys, &site.name, &site.paths().worker_state()).await.unwrap() };
+    let look = || async {
+        audit(&site.host, &site.store, &site.keys, &site.name, &site.paths().worker_state()).await.unwrap()
+    };
     assert_eq!(look().await.findings, []);
     site.store.set_down(true);
     let found = look().await;
@@ -118,7 +129,10 @@ async fn a_higher_attempt_restarts_once() {
     let mut again = node(1, Wanted::Running, 1);
     again.attempt = 1;
     site.plan_node(&again).await;
-    eventually("it is another init", || async { site.report(1).await.is_some_and(|r| r.state == NodeState::Ready && r.attempt == 1 && r.init_pid != first) }).await;
+    eventually("it is another init", || async {
+        site.report(1).await.is_some_and(|r| r.state == NodeState::Ready && r.attempt == 1 && r.init_pid != first)
+    })
+    .await;
     worker.stop().await;
     let worker = site.worker();
     assert!(worker.wait_started().await);

@@ -47,7 +47,10 @@ pub fn node(n: u8, wanted: Wanted, generation: u64) -> NodePlan {
         generation,
         wanted,
         attempt: 0,
-        image: ImageRef { name: "base".parse().unwrap(), digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap() },
+        image: ImageRef {
+            name: "base".parse().unwrap(),
+            digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+        },
         size: Size::new(1.0, 64, 64).unwrap(),
         range: IdRange::new(0).unwrap(),
         ip: [172, 16, 0, 2 + n].into(),
@@ -73,7 +76,13 @@ pub fn vcluster(wanted: Wanted, generation: u64) -> VclusterPlan {
 impl Site {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { host: TestHost::default(), store: MemoryStore::new(), keys: Keys::new(&"test".parse().unwrap()), name: "h1".parse().unwrap(), directory }
+        Self {
+            host: TestHost::default(),
+            store: MemoryStore::new(),
+            keys: Keys::new(&"test".parse().unwrap()),
+            name: "h1".parse().unwrap(),
+            directory,
+        }
     }
 
     pub fn prefix(&self) -> &Path {
@@ -93,7 +102,13 @@ impl Site {
             first_contact: Duration::from_millis(300),
             alive: Duration::from_secs(5),
         };
-        let settings = Settings { cluster: "test".parse().unwrap(), host: self.name.clone(), paths: self.paths(), default_image: "base".parse().unwrap(), timing };
+        let settings = Settings {
+            cluster: "test".parse().unwrap(),
+            host: self.name.clone(),
+            paths: self.paths(),
+            default_image: "base".parse().unwrap(),
+            timing,
+        };
         Worker::start(settings, Arc::new(self.host.clone()), Arc::new(self.store.clone()))
     }
 
@@ -134,7 +149,8 @@ impl Site {
     }
 
     pub async fn vcluster_report(&self) -> Option<VclusterReport> {
-        let entry = self.store.get(&self.keys.write(&Key::VclusterReport(self.name.clone(), vcluster_id(1)))).await.ok()??;
+        let entry =
+            self.store.get(&self.keys.write(&Key::VclusterReport(self.name.clone(), vcluster_id(1)))).await.ok()??;
         Some(serde_json::from_slice(&entry.value).unwrap())
     }
 
@@ -146,7 +162,11 @@ impl Site {
             if let Some(report) = report.clone().filter(|r| r.state == state && r.generation >= generation) {
                 return report;
             }
-            assert!(Instant::now() < deadline, "node{n} is not {state:?} but {report:?}; the host runs {:?}", self.host.running());
+            assert!(
+                Instant::now() < deadline,
+                "node{n} is not {state:?} but {report:?}; the host runs {:?}",
+                self.host.running()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
