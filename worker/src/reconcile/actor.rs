@@ -250,7 +250,10 @@ impl Loop {
         node.watch = None;
         node.reported = None;
         node.interrupt_if_outdated();
-        if node.task.is_none() && node.observed == NOTHING {
+        if node.task.is_some() {
+            return;
+        }
+        if node.observed == NOTHING {
             self.nodes.remove(&id);
         } else {
             tracing::warn!(node = %id, "the plan of a node is gone, but not the node; it is left alone");
