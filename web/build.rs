@@ -13,6 +13,8 @@ fn main() {
         println!("cargo:warning=cannot make web/dist: {error}");
     }
     if !dist.join("manifest.json").exists() {
-        println!("cargo:warning=web/dist is empty, the portal will have no styles: run `npm ci && node build.mjs` in web/");
+        println!(
+            "cargo:warning=web/dist is empty, the portal will have no styles: run `npm ci && node build.mjs` in web/"
+        );
     }
 }

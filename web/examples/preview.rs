@@ -10,14 +10,14 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView, UserView,
-    VclusterView,
+    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
+    UserView, VclusterView,
 };
 use docklet_web::{
-    AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage, ImagesPage,
-    JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm, SessionRow, Shell,
-    SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage, VclusterDeletePage, VclusterPage,
-    VclusterState, Viewer, assets,
+    AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
+    ImagesPage, JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm,
+    SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
+    VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets,
 };
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,12 @@ fn node(number: u32, status: Status) -> NodeView {
     NodeView {
         name: format!("node{number}"),
         status,
-        reason: (status == Status::Failed).then(|| Reason::new("boot_timeout", "Its init did not report within 30 s. Retry; if it fails again, look at the log.")),
+        reason: (status == Status::Failed).then(|| {
+            Reason::new(
+                "boot_timeout",
+                "Its init did not report within 30 s. Retry; if it fails again, look at the log.",
+            )
+        }),
         ip: Some(format!("172.16.0.{}", 65 + number)),
         host: Some(if number.is_multiple_of(2) { "rack-b-02" } else { "rack-a-01" }.to_owned()),
         image: "base".to_owned(),
@@ -137,7 +142,13 @@ fn jupyter(status: AppStatus) -> AppView {
         port: 8888,
         url: "http://8888--node1--spark--alice.localhost:8000/lab".to_owned(),
         status,
-        reason: (status == AppStatus::Failed).then(|| Reason::new("app_ended", "Jupyter ended with exit code 1: its port 8888 is taken by another program in the node.").with_log("OSError: [Errno 98] Address already in use")),
+        reason: (status == AppStatus::Failed).then(|| {
+            Reason::new(
+                "app_ended",
+                "Jupyter ended with exit code 1: its port 8888 is taken by another program in the node.",
+            )
+            .with_log("OSError: [Errno 98] Address already in use")
+        }),
     }
 }
 
@@ -161,7 +172,10 @@ fn home(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     let mut failed = vcluster(p, "genome-run", Status::Failed, 4, 0);
     failed.reason = Some(failure());
     let mut other = vcluster(p, "mpi-course", Status::Degraded, 10, 9);
-    other.reason = Some(Reason::new("host_unreachable", "rack-b-02 has not been heard of for 50 s; its node keeps running if the host does."));
+    other.reason = Some(Reason::new(
+        "host_unreachable",
+        "rack-b-02 has not been heard of for 50 s; its node keeps running if the host does.",
+    ));
     let item = |view, jupyter| HomeVcluster { view, jupyter };
     let list = vec![
         item(vcluster(p, "spark", Status::Running, 3, 3), Some(jupyter(AppStatus::Running))),
@@ -186,7 +200,14 @@ fn new(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         memory_mib: "1024".to_owned(),
         disk_mib: "8192".to_owned(),
     };
-    let page = NewPage { shell: p.shell(Nav::Home), form: form.clone(), errors: Errors::none(), images: images(p), usage: USAGE, quota: Some(QUOTA) };
+    let page = NewPage {
+        shell: p.shell(Nav::Home),
+        form: form.clone(),
+        errors: Errors::none(),
+        images: images(p),
+        usage: USAGE,
+        quota: Some(QUOTA),
+    };
     p.write("new", &page)?;
     let mut errors = Errors::one("name", "A name starts with a letter: \"9lives\" does not.");
     errors.0.extend(Errors::one("nodes", "14 nodes are in use and your quota is 24: at most 10 more.").0);
@@ -201,36 +222,97 @@ fn vclusters(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         state,
     };
     let created = || operation(p, "create", "done", 7400, up_steps(3));
-    let mut running = state(p, vcluster(p, "spark", Status::Running, 3, 3), nodes(3, Status::Running), vec![operation(p, "start", "done", 190, up_steps(3)), operation(p, "stop", "done", 4000, vec![step(Step::Stop, 3, 3, 240)]), created()]);
+    let mut running = state(
+        p,
+        vcluster(p, "spark", Status::Running, 3, 3),
+        nodes(3, Status::Running),
+        vec![
+            operation(p, "start", "done", 190, up_steps(3)),
+            operation(p, "stop", "done", 4000, vec![step(Step::Stop, 3, 3, 240)]),
+            created(),
+        ],
+    );
     p.write("vcluster-no-app", &page(running.clone()))?;
-    running.apps = vec![NodeApp { node: "node1".to_owned(), app: jupyter(AppStatus::Running) }, NodeApp { node: "node2".to_owned(), app: jupyter(AppStatus::Starting) }];
+    running.apps = vec![
+        NodeApp { node: "node1".to_owned(), app: jupyter(AppStatus::Running) },
+        NodeApp { node: "node2".to_owned(), app: jupyter(AppStatus::Starting) },
+    ];
     p.write("vcluster", &page(running.clone()))?;
     let mut refused = page(running.clone());
-    refused.scale = ScaleForm { nodes: "99".to_owned(), error: Some("14 nodes are in use and your quota is 24.".to_owned()), max: Some(13) };
+    refused.scale = ScaleForm {
+        nodes: "99".to_owned(),
+        error: Some("14 nodes are in use and your quota is 24.".to_owned()),
+        max: Some(13),
+    };
     p.write("vcluster-scale-refused", &refused)?;
     let mut starting = nodes(10, Status::Running);
     for node in &mut starting[6..] {
         *node = NodeView { status: Status::Starting, ready_millis: None, ..node.clone() };
     }
-    let steps = vec![step(Step::Place, 10, 10, 6), step(Step::Image, 10, 10, 22), step(Step::Disk, 10, 10, 90), step(Step::Network, 10, 10, 71), step(Step::Boot, 7, 10, 640), step(Step::Ready, 6, 10, 80)];
-    p.write("vcluster-starting", &page(state(p, vcluster(p, "demo", Status::Starting, 10, 6), starting, vec![operation(p, "create", "running", 1, steps)])))?;
+    let steps = vec![
+        step(Step::Place, 10, 10, 6),
+        step(Step::Image, 10, 10, 22),
+        step(Step::Disk, 10, 10, 90),
+        step(Step::Network, 10, 10, 71),
+        step(Step::Boot, 7, 10, 640),
+        step(Step::Ready, 6, 10, 80),
+    ];
+    p.write(
+        "vcluster-starting",
+        &page(state(
+            p,
+            vcluster(p, "demo", Status::Starting, 10, 6),
+            starting,
+            vec![operation(p, "create", "running", 1, steps)],
+        )),
+    )?;
     let mut view = vcluster(p, "genome-run", Status::Failed, 3, 0);
     view.reason = Some(failure());
     let steps = vec![step(Step::Place, 3, 3, 4), step(Step::Image, 3, 3, 20), step(Step::Disk, 2, 3, 41)];
-    p.write("vcluster-failed", &page(state(p, view, nodes(3, Status::Failed), vec![operation(p, "create", "failed", 60, steps)])))?;
+    p.write(
+        "vcluster-failed",
+        &page(state(p, view, nodes(3, Status::Failed), vec![operation(p, "create", "failed", 60, steps)])),
+    )?;
     let mut degraded = nodes(3, Status::Running);
     degraded[1] = node(2, Status::Failed);
-    p.write("vcluster-degraded", &page(state(p, vcluster(p, "mpi", Status::Degraded, 3, 2), degraded, vec![created()])))?;
-    p.write("vcluster-stopped", &page(state(p, vcluster(p, "archive", Status::Stopped, 2, 0), nodes(2, Status::Stopped), vec![operation(p, "stop", "done", 400, vec![step(Step::Stop, 2, 2, 240)]), created()])))?;
-    p.write("vcluster-delete", &VclusterDeletePage { shell: p.shell(Nav::Home), view: running.view, nodes: running.nodes, error: None })
+    p.write(
+        "vcluster-degraded",
+        &page(state(p, vcluster(p, "mpi", Status::Degraded, 3, 2), degraded, vec![created()])),
+    )?;
+    p.write(
+        "vcluster-stopped",
+        &page(state(
+            p,
+            vcluster(p, "archive", Status::Stopped, 2, 0),
+            nodes(2, Status::Stopped),
+            vec![operation(p, "stop", "done", 400, vec![step(Step::Stop, 2, 2, 240)]), created()],
+        )),
+    )?;
+    p.write(
+        "vcluster-delete",
+        &VclusterDeletePage { shell: p.shell(Nav::Home), view: running.view, nodes: running.nodes, error: None },
+    )
 }
 
 fn apps(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     let view = vcluster(p, "spark", Status::Running, 3, 3);
-    for (name, status) in [("jupyter", AppStatus::Starting), ("jupyter-failed", AppStatus::Failed), ("jupyter-stopped", AppStatus::Stopped)] {
-        p.write(name, &JupyterPage { shell: p.shell(Nav::Home), view: view.clone(), node: "node1".to_owned(), app: jupyter(status) })?;
+    for (name, status) in [
+        ("jupyter", AppStatus::Starting),
+        ("jupyter-failed", AppStatus::Failed),
+        ("jupyter-stopped", AppStatus::Stopped),
+    ] {
+        p.write(
+            name,
+            &JupyterPage {
+                shell: p.shell(Nav::Home),
+                view: view.clone(),
+                node: "node1".to_owned(),
+                app: jupyter(status),
+            },
+        )?;
     }
-    let page = TerminalPage { shell: p.shell(Nav::Home), view, nodes: nodes(3, Status::Running), node: "node1".to_owned() };
+    let page =
+        TerminalPage { shell: p.shell(Nav::Home), view, nodes: nodes(3, Status::Running), node: "node1".to_owned() };
     p.write("terminal", &page)?;
     let stopped = vcluster(p, "spark", Status::Stopped, 3, 0);
     p.write("terminal-stopped", &TerminalPage { view: stopped, nodes: nodes(3, Status::Stopped), ..page })
@@ -240,12 +322,23 @@ fn account(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36";
     let sessions = vec![
         SessionRow { created_at: p.ago(3600), last_seen: p.ago(2), agent: agent.to_owned(), current: true },
-        SessionRow { created_at: p.ago(400_000), last_seen: p.ago(90_000), agent: "docklet/0.1.0".to_owned(), current: false },
+        SessionRow {
+            created_at: p.ago(400_000),
+            last_seen: p.ago(90_000),
+            agent: "docklet/0.1.0".to_owned(),
+            current: false,
+        },
     ];
     let me = Me { username: "alice".to_owned(), role: Role::User, usage: USAGE, quota: Some(QUOTA) };
     let page = AccountPage { shell: p.shell(Nav::Account), me, password: PasswordForm::default(), sessions };
     p.write("account", &page)?;
-    p.write("account-refused", &AccountPage { password: PasswordForm { errors: Errors::one("current_password", "This is not your current password.") }, ..page })
+    p.write(
+        "account-refused",
+        &AccountPage {
+            password: PasswordForm { errors: Errors::one("current_password", "This is not your current password.") },
+            ..page
+        },
+    )
 }
 
 fn users(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
@@ -258,16 +351,46 @@ fn users(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         usage: USAGE,
         first_id: 1_065_536,
     };
-    let list = vec![user("root", Role::Admin, false, Some(3)), user("alice", Role::User, false, Some(1200)), user("bob", Role::User, true, None)];
-    let page = UsersPage { shell: p.root(Nav::Users), users: list, q: String::new(), form: UserForm::default(), password_error: None };
+    let list = vec![
+        user("root", Role::Admin, false, Some(3)),
+        user("alice", Role::User, false, Some(1200)),
+        user("bob", Role::User, true, None),
+    ];
+    let page = UsersPage {
+        shell: p.root(Nav::Users),
+        users: list,
+        q: String::new(),
+        form: UserForm::default(),
+        password_error: None,
+    };
     p.write("users", &page)?;
-    let form = UserForm { username: "alice".to_owned(), role: "admin".to_owned(), errors: Errors::one("username", "There is already a user alice.") };
-    p.write("users-errors", &UsersPage { form, password_error: Some(("bob".to_owned(), "A password has at least 8 characters.".to_owned())), ..page.clone() })?;
-    p.write("user-delete", &UserDeletePage { shell: p.root(Nav::Users), user: page.users[1].clone(), vclusters: vec![vcluster(p, "spark", Status::Running, 3, 3)], error: None })
+    let form = UserForm {
+        username: "alice".to_owned(),
+        role: "admin".to_owned(),
+        errors: Errors::one("username", "There is already a user alice."),
+    };
+    p.write(
+        "users-errors",
+        &UsersPage {
+            form,
+            password_error: Some(("bob".to_owned(), "A password has at least 8 characters.".to_owned())),
+            ..page.clone()
+        },
+    )?;
+    p.write(
+        "user-delete",
+        &UserDeletePage {
+            shell: p.root(Nav::Users),
+            user: page.users[1].clone(),
+            vclusters: vec![vcluster(p, "spark", Status::Running, 3, 3)],
+            error: None,
+        },
+    )
 }
 
 fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
-    let check = |name: &str, outcome, message: &str| Check { name: name.to_owned(), outcome, message: message.to_owned() };
+    let check =
+        |name: &str, outcome, message: &str| Check { name: name.to_owned(), outcome, message: message.to_owned() };
     let host = HostView {
         name: "rack-a-01".to_owned(),
         status: "ready".to_owned(),
@@ -281,14 +404,39 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         nodes_ready: 41,
         checks: vec![
             check("idmapped_mounts", CheckOutcome::Ok, "overlayfs over idmapped layers works"),
-            check("inotify_instances", CheckOutcome::Warning, "fs.inotify.max_user_instances is 128; set it to 1048576 for more than 100 nodes"),
+            check(
+                "inotify_instances",
+                CheckOutcome::Warning,
+                "fs.inotify.max_user_instances is 128; set it to 1048576 for more than 100 nodes",
+            ),
             check("lxcfs", CheckOutcome::Ok, "mounted at /var/lib/lxcfs"),
         ],
         started_at: p.ago(400_000),
     };
-    let lost = HostView { name: "rack-b-02".to_owned(), status: "unreachable".to_owned(), storage: "directory".to_owned(), nodes: 7, nodes_ready: 0, ..host.clone() };
-    p.write("hosts-empty", &HostsPage { shell: p.root(Nav::Hosts), hosts: vec![], join_command: "docklet-worker join https://docklet.example.org".to_owned() })?;
-    p.write("hosts", &HostsPage { shell: p.root(Nav::Hosts), hosts: vec![host.clone(), lost.clone()], join_command: "docklet-worker join https://docklet.example.org".to_owned() })?;
+    let lost = HostView {
+        name: "rack-b-02".to_owned(),
+        status: "unreachable".to_owned(),
+        storage: "directory".to_owned(),
+        nodes: 7,
+        nodes_ready: 0,
+        ..host.clone()
+    };
+    p.write(
+        "hosts-empty",
+        &HostsPage {
+            shell: p.root(Nav::Hosts),
+            hosts: vec![],
+            join_command: "docklet-worker join https://docklet.example.org".to_owned(),
+        },
+    )?;
+    p.write(
+        "hosts",
+        &HostsPage {
+            shell: p.root(Nav::Hosts),
+            hosts: vec![host.clone(), lost.clone()],
+            join_command: "docklet-worker join https://docklet.example.org".to_owned(),
+        },
+    )?;
     let list = vec![
         HostNode { owner: "alice".to_owned(), vcluster: "spark".to_owned(), node: node(1, Status::Running) },
         HostNode { owner: "bob".to_owned(), vcluster: "mpi".to_owned(), node: node(3, Status::Failed) },
@@ -321,7 +469,15 @@ fn pages(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         first_password_file: Some("/opt/docklet/local/generated_password.txt".to_owned()),
     };
     p.write("sign-in", &sign_in)?;
-    p.write("sign-in-refused", &SignInPage { username: "alice".to_owned(), error: Some("User name or password is wrong.".to_owned()), first_password_file: None, ..sign_in })?;
+    p.write(
+        "sign-in-refused",
+        &SignInPage {
+            username: "alice".to_owned(),
+            error: Some("User name or password is wrong.".to_owned()),
+            first_password_file: None,
+            ..sign_in
+        },
+    )?;
     home(p)?;
     new(p)?;
     vclusters(p)?;
@@ -332,7 +488,10 @@ fn pages(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     p.write("images", &ImagesPage { shell: p.shell(Nav::Images), images: images(p) })?;
     p.write("images-empty", &ImagesPage { shell: p.root(Nav::Images), images: vec![] })?;
     let problem = Problem::new(Code::Unavailable, "The store has no quorum, so changes cannot be taken now.");
-    p.write("error", &ErrorPage { shell: p.shell(Nav::None), problem: problem.clone(), back: Some("/vclusters/new".to_owned()) })?;
+    p.write(
+        "error",
+        &ErrorPage { shell: p.shell(Nav::None), problem: problem.clone(), back: Some("/vclusters/new".to_owned()) },
+    )?;
     p.write("error-public", &ErrorPage { shell: Shell::public(Theme::Auto, p.now), problem, back: None })?;
     p.write("not-found", &NotFoundPage { shell: p.shell(Nav::None) })
 }

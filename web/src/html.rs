@@ -62,7 +62,10 @@ pub fn icon(name: &str) -> Html {
 /// The attributes of a form whose answer is the page it stands on: with scripts, only `#main` changes.
 #[must_use]
 pub fn soft() -> Html {
-    Html(r##"hx-boost="true" hx-target="#main" hx-select="#main" hx-swap="outerMorph show:none" hx-push-url="false""##.to_owned())
+    Html(
+        r##"hx-boost="true" hx-target="#main" hx-select="#main" hx-swap="outerMorph show:none" hx-push-url="false""##
+            .to_owned(),
+    )
 }
 
 /// How a status looks: its icon and its colour's class.
@@ -105,7 +108,12 @@ pub fn status(status: impl Borrow<Status>) -> Html {
 /// A state that is not a [`Status`]: icon and word in one of the colours `ok warn bad busy wait idle`.
 #[must_use]
 pub fn mark(icon_name: &str, class: &str, word: &str) -> Html {
-    Html(format!(r#"<span class="state state-{}">{}<span>{}</span></span>"#, escape(class), icon(icon_name), escape(word)))
+    Html(format!(
+        r#"<span class="state state-{}">{}<span>{}</span></span>"#,
+        escape(class),
+        icon(icon_name),
+        escape(word)
+    ))
 }
 
 /// The colour's class of a status.
@@ -219,7 +227,8 @@ pub fn step_words(step: impl Borrow<Step>) -> &'static str {
 /// The three bars of a quota.
 #[must_use]
 pub fn quota_meters(usage: &UsageView, quota: &QuotaView) -> Html {
-    let nodes = meter("Nodes", f64::from(usage.nodes), f64::from(quota.nodes), &format!("{} of {}", usage.nodes, quota.nodes));
+    let nodes =
+        meter("Nodes", f64::from(usage.nodes), f64::from(quota.nodes), &format!("{} of {}", usage.nodes, quota.nodes));
     let cpu = meter("CPU", usage.cpu, quota.cpu, &format!("{} of {}", cpus(usage.cpu), cpus(quota.cpu)));
     let memory = meter(
         "Memory",

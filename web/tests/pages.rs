@@ -6,14 +6,14 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView, UserView,
-    VclusterView,
+    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
+    UserView, VclusterView,
 };
 use docklet_web::{
-    AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage, ImagesPage,
-    JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm, SessionRow, Shell,
-    SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage, VclusterDeletePage, VclusterPage,
-    VclusterState, Viewer, assets, live,
+    AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
+    ImagesPage, JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm,
+    SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
+    VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets, live,
 };
 
 /// Breaks out of text, of an attribute in either quotes, and of an address.
@@ -28,7 +28,8 @@ fn hostile() -> String {
 }
 
 fn shell() -> Shell {
-    Shell::new(Viewer { username: hostile(), admin: true }, Theme::Dark, Nav::Home, NOW).with_flash(Some(Flash::failed(HOSTILE)))
+    Shell::new(Viewer { username: hostile(), admin: true }, Theme::Dark, Nav::Home, NOW)
+        .with_flash(Some(Flash::failed(HOSTILE)))
 }
 
 fn reason() -> Option<Reason> {
@@ -55,7 +56,16 @@ fn view(status: Status) -> VclusterView {
 }
 
 fn node(status: Status) -> NodeView {
-    NodeView { name: hostile(), status, reason: reason(), ip: Some(hostile()), host: Some(hostile()), image: hostile(), size: SIZE, ready_millis: Some(1) }
+    NodeView {
+        name: hostile(),
+        status,
+        reason: reason(),
+        ip: Some(hostile()),
+        host: Some(hostile()),
+        image: hostile(),
+        size: SIZE,
+        ready_millis: Some(1),
+    }
 }
 
 fn app(status: AppStatus) -> AppView {
@@ -90,7 +100,10 @@ fn state(status: Status) -> VclusterState {
 
 fn home(status: Option<Status>) -> HomeState {
     HomeState {
-        vclusters: status.into_iter().map(|s| HomeVcluster { view: view(s), jupyter: Some(app(AppStatus::Running)) }).collect(),
+        vclusters: status
+            .into_iter()
+            .map(|s| HomeVcluster { view: view(s), jupyter: Some(app(AppStatus::Running)) })
+            .collect(),
         usage: USAGE,
         quota: Some(QUOTA),
         quick: QuickCreate { name: hostile(), image: hostile(), size: SIZE },
@@ -100,7 +113,15 @@ fn home(status: Option<Status>) -> HomeState {
 }
 
 fn user() -> UserView {
-    UserView { username: hostile(), role: Role::User, disabled: false, created_at: hostile(), last_seen: Some(hostile()), usage: USAGE, first_id: 0 }
+    UserView {
+        username: hostile(),
+        role: Role::User,
+        disabled: false,
+        created_at: hostile(),
+        last_seen: Some(hostile()),
+        usage: USAGE,
+        first_id: 0,
+    }
 }
 
 fn host() -> HostView {
@@ -123,11 +144,25 @@ fn host() -> HostView {
 }
 
 fn image() -> ImageView {
-    ImageView { name: hostile(), digest: hostile(), description: Some(hostile()), bytes: 1, created_at: Some(hostile()), is_default: true }
+    ImageView {
+        name: hostile(),
+        digest: hostile(),
+        description: Some(hostile()),
+        bytes: 1,
+        created_at: Some(hostile()),
+        is_default: true,
+    }
 }
 
 fn form() -> NewForm {
-    NewForm { name: hostile(), nodes: hostile(), image: hostile(), cpu: hostile(), memory_mib: hostile(), disk_mib: hostile() }
+    NewForm {
+        name: hostile(),
+        nodes: hostile(),
+        image: hostile(),
+        cpu: hostile(),
+        memory_mib: hostile(),
+        disk_mib: hostile(),
+    }
 }
 
 /// Every page that a status shows differently.
@@ -135,7 +170,9 @@ fn pages_of(status: Status, pages: &mut Vec<String>) -> askama::Result<()> {
     pages.push(HomePage { shell: shell(), state: home(Some(status)) }.render()?);
     let scale = ScaleForm { nodes: hostile(), error: Some(hostile()), max: Some(3) };
     pages.push(VclusterPage { shell: shell(), state: state(status), scale }.render()?);
-    pages.push(TerminalPage { shell: shell(), view: view(status), nodes: vec![node(status)], node: hostile() }.render()?);
+    pages.push(
+        TerminalPage { shell: shell(), view: view(status), nodes: vec![node(status)], node: hostile() }.render()?,
+    );
     for app_status in [AppStatus::Stopped, AppStatus::Starting, AppStatus::Running, AppStatus::Failed] {
         pages.push(JupyterPage { shell: shell(), view: view(status), node: hostile(), app: app(app_status) }.render()?);
     }
@@ -151,21 +188,60 @@ fn all_pages() -> askama::Result<Vec<String>> {
     }
     pages.push(HomePage { shell: shell(), state: home(None) }.render()?);
     let public = Shell::public(Theme::Auto, NOW);
-    pages.push(SignInPage { shell: public.clone(), username: hostile(), next: hostile(), error: Some(hostile()), first_password_file: Some(hostile()) }.render()?);
+    pages.push(
+        SignInPage {
+            shell: public.clone(),
+            username: hostile(),
+            next: hostile(),
+            error: Some(hostile()),
+            first_password_file: Some(hostile()),
+        }
+        .render()?,
+    );
     let mut errors = Errors::one("name", HOSTILE);
     for field in ["nodes", "image", "cpu", "memory_mib", "disk_mib", "other"] {
         errors.0.extend(Errors::one(field, HOSTILE).0);
     }
-    pages.push(NewPage { shell: shell(), form: form(), errors: errors.clone(), images: vec![image()], usage: USAGE, quota: Some(QUOTA) }.render()?);
-    pages.push(VclusterDeletePage { shell: shell(), view: view(Status::Running), nodes: vec![node(Status::Running)], error: Some(hostile()) }.render()?);
+    pages.push(
+        NewPage {
+            shell: shell(),
+            form: form(),
+            errors: errors.clone(),
+            images: vec![image()],
+            usage: USAGE,
+            quota: Some(QUOTA),
+        }
+        .render()?,
+    );
+    pages.push(
+        VclusterDeletePage {
+            shell: shell(),
+            view: view(Status::Running),
+            nodes: vec![node(Status::Running)],
+            error: Some(hostile()),
+        }
+        .render()?,
+    );
     let me = Me { username: hostile(), role: Role::User, usage: USAGE, quota: None };
     let session = SessionRow { created_at: hostile(), last_seen: hostile(), agent: hostile(), current: true };
     let password = PasswordForm { errors: Errors::one("password", HOSTILE) };
     pages.push(AccountPage { shell: shell(), me, password, sessions: vec![session] }.render()?);
     let form = UserForm { username: hostile(), role: hostile(), errors };
-    pages.push(UsersPage { shell: shell(), users: vec![user()], q: String::new(), form: form.clone(), password_error: Some((hostile(), hostile())) }.render()?);
+    pages.push(
+        UsersPage {
+            shell: shell(),
+            users: vec![user()],
+            q: String::new(),
+            form: form.clone(),
+            password_error: Some((hostile(), hostile())),
+        }
+        .render()?,
+    );
     pages.push(UsersPage { shell: shell(), users: vec![], q: hostile(), form, password_error: None }.render()?);
-    pages.push(UserDeletePage { shell: shell(), user: user(), vclusters: vec![view(Status::Running)], error: Some(hostile()) }.render()?);
+    pages.push(
+        UserDeletePage { shell: shell(), user: user(), vclusters: vec![view(Status::Running)], error: Some(hostile()) }
+            .render()?,
+    );
     pages.push(HostsPage { shell: shell(), hosts: vec![host()], join_command: hostile() }.render()?);
     let tenant = HostNode { owner: hostile(), vcluster: hostile(), node: node(Status::Failed) };
     pages.push(HostPage { shell: shell(), host: host(), nodes: vec![tenant] }.render()?);
@@ -185,14 +261,18 @@ fn hostile_texts_stay_texts_on_every_page() {
         assert!(!page.contains("<img"), "markup came through:\n{page}");
         assert!(!page.contains("</script>?"), "a script was ended:\n{page}");
         // Wherever the text stands it has its quotes written as entities, so that no attribute ends early.
-        assert!(!page.contains("alert(1)>") && !page.contains("alert(1)&#62;\"") && !page.contains("&gt;\"'"), "an attribute was ended:\n{page}");
+        assert!(
+            !page.contains("alert(1)>") && !page.contains("alert(1)&#62;\"") && !page.contains("&gt;\"'"),
+            "an attribute was ended:\n{page}"
+        );
     }
 }
 
 #[test]
 fn an_address_of_a_link_cannot_be_a_script() {
     // Addresses of apps come from the master; whatever else is in the data goes into a path, encoded.
-    let page = VclusterPage { shell: shell(), state: state(Status::Running), scale: ScaleForm::default() }.render().unwrap();
+    let page =
+        VclusterPage { shell: shell(), state: state(Status::Running), scale: ScaleForm::default() }.render().unwrap();
     let link = page.split("href=\"").find(|rest| rest.starts_with("/vclusters/")).unwrap();
     let address = link.split('"').next().unwrap();
     assert!(address.starts_with("/vclusters/%3Cimg%20src%3Dx"), "{address}");
@@ -238,10 +318,13 @@ fn an_event_keeps_its_lines_apart() {
 #[test]
 fn the_primary_action_follows_the_state() {
     let header = |status, apps: Vec<NodeApp>| {
-        let state = VclusterState { apps, nodes: vec![NodeView { name: "node1".to_owned(), ..node(status) }], ..state(status) };
+        let state =
+            VclusterState { apps, nodes: vec![NodeView { name: "node1".to_owned(), ..node(status) }], ..state(status) };
         state.fragments().unwrap().remove(0).html
     };
-    let with = |status| vec![NodeApp { node: "node1".to_owned(), app: AppView { url: "http://8888--node1".to_owned(), ..app(status) } }];
+    let with = |status| {
+        vec![NodeApp { node: "node1".to_owned(), app: AppView { url: "http://8888--node1".to_owned(), ..app(status) } }]
+    };
     assert!(header(Status::Running, vec![]).contains("Start Jupyter"));
     assert!(header(Status::Running, with(AppStatus::Starting)).contains("Jupyter is starting"));
     assert!(header(Status::Running, with(AppStatus::Running)).contains("href=\"http://8888--node1\""));
@@ -263,7 +346,8 @@ fn an_error_stands_beside_its_field() {
     let problem = Problem::new(Code::Invalid, "cpu is a number of CPUs").at("size.cpu");
     let errors = Errors::from_problem(&problem);
     assert_eq!(errors.of("cpu"), Some("cpu is a number of CPUs"));
-    let page = NewPage { shell: shell(), form: form(), errors, images: vec![], usage: USAGE, quota: None }.render().unwrap();
+    let page =
+        NewPage { shell: shell(), form: form(), errors, images: vec![], usage: USAGE, quota: None }.render().unwrap();
     assert!(page.contains("id=\"cpu-error\">cpu is a number of CPUs"));
     assert!(page.contains("aria-describedby=\"cpu-error\""));
 }

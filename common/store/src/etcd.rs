@@ -39,7 +39,11 @@ impl EtcdAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("cannot read the etcd certificate {path}")]
-    Certificate { path: PathBuf, #[source] source: std::io::Error },
+    Certificate {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot set up the connection to etcd")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -68,7 +72,9 @@ impl EtcdStore {
                 .identity(api::Identity::from_pem(read("client.crt")?, read("client.key")?));
             options = options.with_tls(tls);
         }
-        let client = api::Client::connect(&address.members, Some(options)).await.map_err(|e| ConnectError::Setup(Box::new(e)))?;
+        let client = api::Client::connect(&address.members, Some(options))
+            .await
+            .map_err(|e| ConnectError::Setup(Box::new(e)))?;
         Ok(Self { client })
     }
 
@@ -105,7 +111,11 @@ async fn within<T>(action: &'static str, call: impl Future<Output = std::result:
 }
 
 fn entry(kv: &api::KeyValue) -> Entry {
-    Entry { key: String::from_utf8_lossy(kv.key()).into_owned(), value: kv.value().to_vec(), revision: kv.mod_revision() }
+    Entry {
+        key: String::from_utf8_lossy(kv.key()).into_owned(),
+        value: kv.value().to_vec(),
+        revision: kv.mod_revision(),
+    }
 }
 
 /// The first key after all that start with `prefix`.
@@ -158,7 +168,9 @@ impl Store for EtcdStore {
             .into_iter()
             .map(|compare| match compare {
                 Compare::Absent { key } => api::Compare::version(key, api::CompareOp::Equal, 0),
-                Compare::Unchanged { key, revision } => api::Compare::mod_revision(key, api::CompareOp::Equal, revision),
+                Compare::Unchanged { key, revision } => {
+                    api::Compare::mod_revision(key, api::CompareOp::Equal, revision)
+                }
             })
             .collect();
         let writes: Vec<api::TxnOp> = txn
@@ -173,7 +185,8 @@ impl Store for EtcdStore {
             })
             .collect();
         let mut client = self.client.kv_client();
-        let answer = within("commit a transaction", client.txn(api::Txn::new().when(compares).and_then(writes))).await?;
+        let answer =
+            within("commit a transaction", client.txn(api::Txn::new().when(compares).and_then(writes))).await?;
         if answer.succeeded() {
             Ok(Outcome::Committed { revision: answer.header().map_or(0, api::ResponseHeader::revision) })
         } else {
@@ -234,7 +247,10 @@ impl Watch for EtcdWatch {
                     let kv = event.kv()?;
                     Some(match event.event_type() {
                         api::EventType::Put => Event::Put(entry(kv)),
-                        api::EventType::Delete => Event::Delete { key: String::from_utf8_lossy(kv.key()).into_owned(), revision: kv.mod_revision() },
+                        api::EventType::Delete => Event::Delete {
+                            key: String::from_utf8_lossy(kv.key()).into_owned(),
+                            revision: kv.mod_revision(),
+                        },
                     })
                 })
                 .collect();

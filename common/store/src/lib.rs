@@ -49,9 +49,15 @@ impl Compare {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    Put { key: String, value: Vec<u8>, lease: Option<LeaseId> },
+    Put {
+        key: String,
+        value: Vec<u8>,
+        lease: Option<LeaseId>,
+    },
     /// Deleting what is not there is no error.
-    Delete { key: String },
+    Delete {
+        key: String,
+    },
 }
 
 /// All writes happen if all compares hold, else none. Of one key there is at most one write.
@@ -107,7 +113,9 @@ pub const MAX_OPS: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Committed { revision: i64 },
+    Committed {
+        revision: i64,
+    },
     /// A compare did not hold; nothing was written.
     Conflict,
 }
@@ -158,7 +166,11 @@ pub enum StoreError {
     #[error("the watch has ended")]
     WatchEnded,
     #[error("the document of {key} cannot be written as JSON")]
-    Encode { key: String, #[source] source: serde_json::Error },
+    Encode {
+        key: String,
+        #[source]
+        source: serde_json::Error,
+    },
 }
 
 impl StoreError {

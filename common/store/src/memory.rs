@@ -58,7 +58,12 @@ impl State {
 
     fn drop_lease(&mut self, lease: LeaseId) {
         self.leases.remove(&lease.0);
-        let keys = self.entries.iter().filter(|(_, (_, l))| *l == Some(lease)).map(|(k, _)| Write::Delete { key: k.clone() }).collect();
+        let keys = self
+            .entries
+            .iter()
+            .filter(|(_, (_, l))| *l == Some(lease))
+            .map(|(k, _)| Write::Delete { key: k.clone() })
+            .collect();
         self.write(keys);
     }
 }
@@ -117,7 +122,12 @@ impl Store for MemoryStore {
 
     async fn list(&self, prefix: &str) -> Result<Listing> {
         self.with("list keys", |s| Listing {
-            entries: s.entries.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)).map(|(_, (e, _))| e.clone()).collect(),
+            entries: s
+                .entries
+                .range(prefix.to_owned()..)
+                .take_while(|(k, _)| k.starts_with(prefix))
+                .map(|(_, (e, _))| e.clone())
+                .collect(),
             revision: s.revision(),
         })
     }
@@ -126,7 +136,9 @@ impl Store for MemoryStore {
         self.with("commit a transaction", |s| {
             let holds = txn.compares.iter().all(|compare| match compare {
                 Compare::Absent { key } => !s.entries.contains_key(key),
-                Compare::Unchanged { key, revision } => s.entries.get(key).is_some_and(|(e, _)| e.revision == *revision),
+                Compare::Unchanged { key, revision } => {
+                    s.entries.get(key).is_some_and(|(e, _)| e.revision == *revision)
+                }
             });
             if !holds {
                 return Outcome::Conflict;
@@ -139,7 +151,12 @@ impl Store for MemoryStore {
     async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>> {
         let index = usize::try_from(revision - 2).unwrap_or(0);
         self.with("watch keys", |_| ())?;
-        Ok(Box::new(MemoryWatch { store: self.clone(), changed: self.changed.subscribe(), prefix: prefix.to_owned(), index }))
+        Ok(Box::new(MemoryWatch {
+            store: self.clone(),
+            changed: self.changed.subscribe(),
+            prefix: prefix.to_owned(),
+            index,
+        }))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

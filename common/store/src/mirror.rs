@@ -54,7 +54,11 @@ impl<V: View> Mirror<V> {
 
     /// Begins with the view as given and lists as soon as the store answers.
     pub fn start_cold(store: Arc<dyn Store>, prefix: String, view: V) -> Self {
-        let shared = Arc::new(Shared { view: RwLock::new(view), revision: signal::Sender::new(0), live: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            view: RwLock::new(view),
+            revision: signal::Sender::new(0),
+            live: AtomicBool::new(false),
+        });
         let task = tokio::spawn(follow(store, prefix, shared.clone()));
         Self { shared, task }
     }

@@ -29,7 +29,14 @@ fn spawn(port: u16, dir: &TempDir) -> Child {
     let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 1));
     Command::new("etcd")
         .args(["--name", "t", "--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("t={peer}")])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--initial-cluster",
+            &format!("t={peer}"),
+        ])
         .arg("--data-dir")
         .arg(dir.path())
         .stdout(Stdio::null())
@@ -61,7 +68,9 @@ impl Etcd {
     }
 
     async fn connect(&self) -> EtcdStore {
-        EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], certificates: None }).await.unwrap()
+        EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], certificates: None })
+            .await
+            .unwrap()
     }
 
     fn restart(&mut self) {
@@ -85,7 +94,17 @@ macro_rules! on_every_store {
     };
 }
 
-on_every_store!(reads_what_was_written, lists_a_prefix_only, a_transaction_is_all_or_nothing, of_two_writers_one_wins, watches_from_a_revision, a_lease_that_is_not_kept_ends, a_held_key_stays, a_mirror_follows, lists_more_than_a_page);
+on_every_store!(
+    reads_what_was_written,
+    lists_a_prefix_only,
+    a_transaction_is_all_or_nothing,
+    of_two_writers_one_wins,
+    watches_from_a_revision,
+    a_lease_that_is_not_kept_ends,
+    a_held_key_stays,
+    a_mirror_follows,
+    lists_more_than_a_page
+);
 
 fn put(key: &str, value: &str) -> Txn {
     Txn { compares: vec![], writes: vec![Write::Put { key: key.into(), value: value.into(), lease: None }] }
@@ -118,7 +137,9 @@ async fn lists_a_prefix_only(store: Arc<dyn Store>) {
 
 async fn lists_more_than_a_page(store: Arc<dyn Store>) {
     for block in 0..22 {
-        let writes = (0..100).map(|i| Write::Put { key: format!("/many/{block:02}-{i:02}"), value: b"x".to_vec(), lease: None }).collect();
+        let writes = (0..100)
+            .map(|i| Write::Put { key: format!("/many/{block:02}-{i:02}"), value: b"x".to_vec(), lease: None })
+            .collect();
         committed(&*store, Txn { compares: vec![], writes }).await;
     }
     let listing = store.list("/many/").await.unwrap();
@@ -139,7 +160,8 @@ async fn a_transaction_is_all_or_nothing(store: Arc<dyn Store>) {
 
 async fn of_two_writers_one_wins(store: Arc<dyn Store>) {
     let revision = committed(&*store, put("/slot", "free")).await;
-    let claim = |who: &str| Txn { compares: vec![Compare::Unchanged { key: "/slot".into(), revision }], ..put("/slot", who) };
+    let claim =
+        |who: &str| Txn { compares: vec![Compare::Unchanged { key: "/slot".into(), revision }], ..put("/slot", who) };
     let (a, b) = tokio::join!(store.txn(claim("a")), store.txn(claim("b")));
     let wins = [a.unwrap(), b.unwrap()].iter().filter(|o| matches!(o, Outcome::Committed { .. })).count();
     assert_eq!(wins, 1);
@@ -149,7 +171,13 @@ async fn watches_from_a_revision(store: Arc<dyn Store>) {
     let first = committed(&*store, put("/w/1", "a")).await;
     committed(&*store, put("/other", "x")).await;
     let mut watch = store.watch("/w/", first + 1).await.unwrap();
-    let both = Txn { compares: vec![], writes: vec![Write::Delete { key: "/w/1".into() }, Write::Put { key: "/w/2".into(), value: b"b".to_vec(), lease: None }] };
+    let both = Txn {
+        compares: vec![],
+        writes: vec![
+            Write::Delete { key: "/w/1".into() },
+            Write::Put { key: "/w/2".into(), value: b"b".to_vec(), lease: None },
+        ],
+    };
     let revision = committed(&*store, both).await;
     let mut seen = Vec::new();
     while seen.len() < 2 {

@@ -38,7 +38,9 @@ pub enum AgentReply {
     Stream,
     Done,
     Exec(ExecOutput),
-    Logs { text: String },
+    Logs {
+        text: String,
+    },
     /// The node is not on this host or does not run.
     NotRunning,
     /// Nothing listens there.

@@ -113,33 +113,89 @@ pub struct Key {
 
 /// Every key there is, in the order of the template.
 pub const KEYS: &[Key] = &[
-    Key { name: "CLUSTER_NAME", default: "docklet", doc: "Name of this installation: [a-z][a-z0-9-]{0,15}. Part of kernel object names and etcd keys; do not change it later." },
-    Key { name: "FS_PREFIX", default: "/opt/docklet", doc: "Where everything lies: `local` for this host, `global` shared by all hosts." },
-    Key { name: "STORAGE", default: "file", doc: "`file`: btrfs in a sparse file; `disk`: btrfs on DISK; `directory`: a plain directory, where disk limits do not hold." },
-    Key { name: "DISK", default: "", doc: "Block device for STORAGE=disk. It is used only if it is empty or already Docklet's." },
-    Key { name: "DISKPOOL_SIZE", default: "65536", doc: "Size of the sparse file for STORAGE=file, in MiB (at least 1024). Space is taken as it is used." },
-    Key { name: "CLUSTER_NET", default: "172.16.0.1/16", doc: "IPv4 network that the vclusters' private networks are cut from; prefix 8 to 22." },
-    Key { name: "ETCD", default: "localhost:2379", doc: "etcd members, `host:port` separated by commas. With localhost, where nothing answers, the master starts one and looks after it." },
-    Key { name: "NETWORK_DEVICE", default: "", doc: "Interface towards the other hosts; the one of the default route where empty." },
-    Key { name: "PORTAL_URL", default: "http://localhost:8000", doc: "The address people type, without a slash at the end. With https:// cookies are for secure connections only." },
+    Key {
+        name: "CLUSTER_NAME",
+        default: "docklet",
+        doc: "Name of this installation: [a-z][a-z0-9-]{0,15}. Part of kernel object names and etcd keys; do not change it later.",
+    },
+    Key {
+        name: "FS_PREFIX",
+        default: "/opt/docklet",
+        doc: "Where everything lies: `local` for this host, `global` shared by all hosts.",
+    },
+    Key {
+        name: "STORAGE",
+        default: "file",
+        doc: "`file`: btrfs in a sparse file; `disk`: btrfs on DISK; `directory`: a plain directory, where disk limits do not hold.",
+    },
+    Key {
+        name: "DISK",
+        default: "",
+        doc: "Block device for STORAGE=disk. It is used only if it is empty or already Docklet's.",
+    },
+    Key {
+        name: "DISKPOOL_SIZE",
+        default: "65536",
+        doc: "Size of the sparse file for STORAGE=file, in MiB (at least 1024). Space is taken as it is used.",
+    },
+    Key {
+        name: "CLUSTER_NET",
+        default: "172.16.0.1/16",
+        doc: "IPv4 network that the vclusters' private networks are cut from; prefix 8 to 22.",
+    },
+    Key {
+        name: "ETCD",
+        default: "localhost:2379",
+        doc: "etcd members, `host:port` separated by commas. With localhost, where nothing answers, the master starts one and looks after it.",
+    },
+    Key {
+        name: "NETWORK_DEVICE",
+        default: "",
+        doc: "Interface towards the other hosts; the one of the default route where empty.",
+    },
+    Key {
+        name: "PORTAL_URL",
+        default: "http://localhost:8000",
+        doc: "The address people type, without a slash at the end. With https:// cookies are for secure connections only.",
+    },
     Key { name: "PROXY_IP", default: "0.0.0.0", doc: "Address that the public port listens on." },
     Key { name: "PROXY_PORT", default: "8000", doc: "The one public port: portal, REST API and apps." },
     Key { name: "MASTER_IP", default: "127.0.0.1", doc: "Address that hosts reach the master at." },
     Key { name: "MASTER_PORT", default: "9000", doc: "Port that hosts reach the master at." },
     Key { name: "WORKER_PORT", default: "9001", doc: "Port that masters of other hosts reach this worker at." },
-    Key { name: "HOST_NAME", default: "", doc: "This host's name in Docklet; made from the machine's host name where empty." },
+    Key {
+        name: "HOST_NAME",
+        default: "",
+        doc: "This host's name in Docklet; made from the machine's host name where empty.",
+    },
     Key { name: "LOG_LEVEL", default: "info", doc: "error, warn, info, debug or trace." },
-    Key { name: "APPS_DOMAIN", default: "localhost", doc: "Domain under which apps live; `*.<this>` must lead to the public port. `localhost` works without DNS in browsers on this machine." },
-    Key { name: "DATABASE_URL", default: "", doc: "`postgres://…` for several masters; a SQLite file under FS_PREFIX/local where empty." },
+    Key {
+        name: "APPS_DOMAIN",
+        default: "localhost",
+        doc: "Domain under which apps live; `*.<this>` must lead to the public port. `localhost` works without DNS in browsers on this machine.",
+    },
+    Key {
+        name: "DATABASE_URL",
+        default: "",
+        doc: "`postgres://…` for several masters; a SQLite file under FS_PREFIX/local where empty.",
+    },
     Key { name: "DEFAULT_IMAGE", default: "base", doc: "Image of a vcluster that names none." },
     Key { name: "NODE_CPU", default: "1", doc: "CPUs of a node that names no size; from 0.05." },
     Key { name: "NODE_MEMORY_MIB", default: "1024", doc: "Memory of a node that names no size, in MiB; from 32." },
     Key { name: "NODE_DISK_MIB", default: "8192", doc: "Disk of a node that names no size, in MiB; from 64." },
-    Key { name: "USER_MAX_NODES", default: "32", doc: "Nodes that one user may hold over all vclusters. Administrators have no cap." },
+    Key {
+        name: "USER_MAX_NODES",
+        default: "32",
+        doc: "Nodes that one user may hold over all vclusters. Administrators have no cap.",
+    },
     Key { name: "USER_MAX_CPU", default: "32", doc: "CPUs that one user may hold." },
     Key { name: "USER_MAX_MEMORY_MIB", default: "65536", doc: "Memory that one user may hold, in MiB." },
     Key { name: "CPU_OVERCOMMIT", default: "16", doc: "CPUs handed out per CPU of a host; from 1." },
-    Key { name: "MEMORY_OVERCOMMIT", default: "4", doc: "Memory handed out per memory of a host; from 1. Nodes rarely use their limit." },
+    Key {
+        name: "MEMORY_OVERCOMMIT",
+        default: "4",
+        doc: "Memory handed out per memory of a host; from 1. Nodes rarely use their limit.",
+    },
     Key { name: "DISK_OVERCOMMIT", default: "8", doc: "Disk handed out per disk of a host's pool; from 1." },
     Key { name: "SESSION_HOURS", default: "168", doc: "Hours until a sign-in ends; 1 to 8760." },
 ];
@@ -193,7 +249,12 @@ impl Values {
         }
     }
 
-    fn number<T: std::str::FromStr + PartialOrd + fmt::Display>(&mut self, key: &'static str, low: T, high: T) -> Option<T> {
+    fn number<T: std::str::FromStr + PartialOrd + fmt::Display>(
+        &mut self,
+        key: &'static str,
+        low: T,
+        high: T,
+    ) -> Option<T> {
         self.parse(key, |t| {
             t.parse::<T>()
                 .ok()
@@ -215,19 +276,29 @@ fn url(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     match rest {
         Some(host) if !host.is_empty() && !host.contains(['/', ' ', '?', '#', '@']) => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is not an address such as https://docklet.example.org (no path, no slash at the end)")),
+        _ => Err(format!(
+            "{text:?} is not an address such as https://docklet.example.org (no path, no slash at the end)"
+        )),
     }
 }
 
 fn domain(text: &str) -> Result<String, String> {
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if text.split('.').all(label) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a domain name in lower case")) }
+    let label = |l: &str| {
+        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a domain name in lower case"))
+    }
 }
 
 fn etcd_members(text: &str) -> Result<Vec<String>, String> {
     let members: Vec<String> = text.split(',').map(|m| m.trim().to_owned()).collect();
     for member in &members {
-        let good = member.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
+        let good = member
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
         if !good {
             return Err(format!("{member:?} is not host:port"));
         }
@@ -264,7 +335,10 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong, in the order of the file.
-    pub fn parse(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<ConfigError>> {
+    pub fn parse(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<ConfigError>> {
         let mut values = Values { set: BTreeMap::new(), errors: Vec::new() };
         read_lines(text, &mut values);
         for (name, value) in environment {
@@ -274,10 +348,12 @@ impl Config {
                 values.set.insert(key.name, (value, None));
             }
         }
-        build(&mut values).ok_or(()).and_then(|c| if values.errors.is_empty() { Ok(c) } else { Err(()) }).map_err(|()| {
-            values.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
-            values.errors
-        })
+        build(&mut values).ok_or(()).and_then(|c| if values.errors.is_empty() { Ok(c) } else { Err(()) }).map_err(
+            |()| {
+                values.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
+                values.errors
+            },
+        )
     }
 }
 
@@ -289,11 +365,16 @@ fn read_lines(text: &str, values: &mut Values) {
             continue;
         }
         let Some((name, value)) = content.split_once('=') else {
-            values.errors.push(ConfigError { key: content.to_owned(), line: Some(line), message: "not of the form KEY=VALUE".to_owned() });
+            values.errors.push(ConfigError {
+                key: content.to_owned(),
+                line: Some(line),
+                message: "not of the form KEY=VALUE".to_owned(),
+            });
             continue;
         };
         let (name, value) = (name.trim(), value.trim());
-        let quoted = value.len() >= 2 && ((value.starts_with('"') && value.ends_with('"')) || (value.starts_with('\'') && value.ends_with('\'')));
+        let quoted = value.len() >= 2
+            && ((value.starts_with('"') && value.ends_with('"')) || (value.starts_with('\'') && value.ends_with('\'')));
         let value = if quoted { &value[1..value.len() - 1] } else { value };
         let Some(key) = KEYS.iter().find(|k| k.name == name) else {
             let message = match nearest(name) {
@@ -325,7 +406,9 @@ fn build(v: &mut Values) -> Option<Config> {
     let diskpool_mib = v.number("DISKPOOL_SIZE", 1024, 1_073_741_824);
     let cluster_net = v.parse("CLUSTER_NET", cluster_net);
     let etcd = v.parse("ETCD", etcd_members);
-    let network_device = v.parse("NETWORK_DEVICE", |t| if t.len() <= 15 { Ok(optional(t)) } else { Err(format!("{t:?} is not an interface name")) });
+    let network_device = v.parse("NETWORK_DEVICE", |t| {
+        if t.len() <= 15 { Ok(optional(t)) } else { Err(format!("{t:?} is not an interface name")) }
+    });
     let portal_url = v.parse("PORTAL_URL", url);
     let proxy_ip = v.parse("PROXY_IP", ip);
     let proxy_port = v.number("PROXY_PORT", 1, u16::MAX);
@@ -343,7 +426,9 @@ fn build(v: &mut Values) -> Option<Config> {
     });
     let apps_domain = v.parse("APPS_DOMAIN", domain);
     let database_url = v.parse("DATABASE_URL", |t| match optional(t) {
-        Some(t) if !(t.starts_with("postgres://") || t.starts_with("sqlite:")) => Err(format!("{t:?} starts with neither postgres:// nor sqlite:")),
+        Some(t) if !(t.starts_with("postgres://") || t.starts_with("sqlite:")) => {
+            Err(format!("{t:?} starts with neither postgres:// nor sqlite:"))
+        }
         other => Ok(other),
     });
     let default_image = v.parse("DEFAULT_IMAGE", |t| t.parse::<ImageName>().map_err(|e| format!("{e}")));
@@ -377,7 +462,11 @@ fn build(v: &mut Values) -> Option<Config> {
         database_url: database_url?,
         default_image: default_image?,
         node_size: Size::new(node_cpu?, node_memory?, node_disk?).ok()?,
-        user_cap: UserCap { nodes: max_nodes?, cpu_millis: (f64::round(max_cpu? * 1000.0)) as u64, memory_mib: max_memory? },
+        user_cap: UserCap {
+            nodes: max_nodes?,
+            cpu_millis: (f64::round(max_cpu? * 1000.0)) as u64,
+            memory_mib: max_memory?,
+        },
         cpu_overcommit: cpu_overcommit?,
         memory_overcommit: memory_overcommit?,
         disk_overcommit: disk_overcommit?,

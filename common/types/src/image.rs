@@ -32,7 +32,9 @@ impl TryFrom<String> for Digest {
     type Error = DigestError;
     fn try_from(text: String) -> Result<Self, DigestError> {
         match text.strip_prefix("sha256:") {
-            Some(hex) if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(Self(text)),
+            Some(hex) if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
+                Ok(Self(text))
+            }
             _ => Err(DigestError(text)),
         }
     }

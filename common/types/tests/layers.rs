@@ -23,7 +23,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// The pure crates decide without clock, randomness, environment or runtime.
 const PURE: &[&str] = &["master/plan", "worker/plan"];
-const IMPURE_CALLS: &[&str] = &["tokio::", "SystemTime::now", "Instant::now", "Micros::now", "Uuid::now_v7", "Uuid::new_v4", "rand::", "std::env", "std::fs"];
+const IMPURE_CALLS: &[&str] = &[
+    "tokio::",
+    "SystemTime::now",
+    "Instant::now",
+    "Micros::now",
+    "Uuid::now_v7",
+    "Uuid::new_v4",
+    "rand::",
+    "std::env",
+    "std::fs",
+];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))

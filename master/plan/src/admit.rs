@@ -77,10 +77,18 @@ pub fn within_cap(cap: Option<&UserCap>, used: Usage, would: Usage) -> Result<()
         return Err(Refusal::QuotaNodes { would: would.nodes, cap: cap.nodes, used: used.nodes });
     }
     if would.cpu_millis > cap.cpu_millis && would.cpu_millis > used.cpu_millis {
-        return Err(Refusal::QuotaCpu { would: cpus(would.cpu_millis), cap: cpus(cap.cpu_millis), used: cpus(used.cpu_millis) });
+        return Err(Refusal::QuotaCpu {
+            would: cpus(would.cpu_millis),
+            cap: cpus(cap.cpu_millis),
+            used: cpus(used.cpu_millis),
+        });
     }
     if would.memory_mib > cap.memory_mib && would.memory_mib > used.memory_mib {
-        return Err(Refusal::QuotaMemory { would: memory(would.memory_mib), cap: memory(cap.memory_mib), used: memory(used.memory_mib) });
+        return Err(Refusal::QuotaMemory {
+            would: memory(would.memory_mib),
+            cap: memory(cap.memory_mib),
+            used: memory(used.memory_mib),
+        });
     }
     Ok(())
 }

@@ -269,8 +269,10 @@ impl Cluster {
         if let Some((at, old)) = old {
             let state = self.hosts.entry(at).or_default();
             state.nodes.remove(&id);
-            state.allocated.cpu_millis = state.allocated.cpu_millis.saturating_sub(u64::from(old.value.size.cpu.millis()));
-            state.allocated.memory_mib = state.allocated.memory_mib.saturating_sub(u64::from(old.value.size.memory_mib));
+            state.allocated.cpu_millis =
+                state.allocated.cpu_millis.saturating_sub(u64::from(old.value.size.cpu.millis()));
+            state.allocated.memory_mib =
+                state.allocated.memory_mib.saturating_sub(u64::from(old.value.size.memory_mib));
             state.allocated.disk_mib = state.allocated.disk_mib.saturating_sub(u64::from(old.value.size.disk_mib));
             self.touch(old.value.vcluster);
             freed = plan.is_none();
@@ -291,7 +293,8 @@ impl Cluster {
         self.tidy_node(id);
         if freed {
             // Room came free: those who wait for it are planned again.
-            let waiting: Vec<VclusterId> = self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
+            let waiting: Vec<VclusterId> =
+                self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
             self.dirty.extend(waiting);
         }
     }

@@ -11,6 +11,5 @@ pub mod plan;
 pub mod status;
 pub mod view;
 
-
 #[cfg(test)]
 mod simulation;

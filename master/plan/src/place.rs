@@ -77,7 +77,9 @@ impl Room {
             .hosts
             .iter()
             .filter(|(_, host)| host.fits(size))
-            .max_by(|(_, a), (_, b)| b.siblings.cmp(&a.siblings).then(a.free_share(size).total_cmp(&b.free_share(size))))
+            .max_by(|(_, a), (_, b)| {
+                b.siblings.cmp(&a.siblings).then(a.free_share(size).total_cmp(&b.free_share(size)))
+            })
             .map(|(name, _)| name.clone());
         let Some(name) = best else { return Err(self.why_not(size)) };
         if let Some(host) = self.hosts.get_mut(&name) {
@@ -91,13 +93,28 @@ impl Room {
 
     fn why_not(&self, size: Size) -> Reason {
         if self.hosts.is_empty() && self.unreachable + self.unfit == 0 {
-            return Reason::new("no_host", "No host has joined yet. Start docklet-worker on a machine; the nodes follow by themselves.");
+            return Reason::new(
+                "no_host",
+                "No host has joined yet. Start docklet-worker on a machine; the nodes follow by themselves.",
+            );
         }
         if self.hosts.is_empty() && self.unfit > 0 {
-            return Reason::new("no_fit_host", format!("{} of the hosts cannot run nodes: their checks failed. An administrator sees why on the host's page.", self.unfit));
+            return Reason::new(
+                "no_fit_host",
+                format!(
+                    "{} of the hosts cannot run nodes: their checks failed. An administrator sees why on the host's page.",
+                    self.unfit
+                ),
+            );
         }
         if self.hosts.is_empty() {
-            return Reason::new("no_host", format!("None of the {} known hosts can be reached now. The nodes follow when one is back.", self.unreachable));
+            return Reason::new(
+                "no_host",
+                format!(
+                    "None of the {} known hosts can be reached now. The nodes follow when one is back.",
+                    self.unreachable
+                ),
+            );
         }
         let short = |enough: fn(&HostRoom, Size) -> bool| !self.hosts.values().any(|h| enough(h, size));
         let what = if short(HostRoom::has_memory) {
@@ -109,7 +126,12 @@ impl Room {
         } else {
             "room in every respect"
         };
-        Reason::new("no_room", format!("No host has enough {what} left for a node of {size}. It is placed as soon as there is room; fewer or smaller nodes may fit now."))
+        Reason::new(
+            "no_room",
+            format!(
+                "No host has enough {what} left for a node of {size}. It is placed as soon as there is room; fewer or smaller nodes may fit now."
+            ),
+        )
     }
 }
 

@@ -24,16 +24,40 @@ const SMALLEST_PREFIX: u8 = 26;
 /// One write, with the revision that it replaces.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    PutNetwork { id: VclusterId, network: Network },
-    DeleteNetwork { id: VclusterId, revision: i64 },
-    PutNode { host: HostName, plan: Box<NodePlan>, revision: Option<i64> },
+    PutNetwork {
+        id: VclusterId,
+        network: Network,
+    },
+    DeleteNetwork {
+        id: VclusterId,
+        revision: i64,
+    },
+    PutNode {
+        host: HostName,
+        plan: Box<NodePlan>,
+        revision: Option<i64>,
+    },
     /// The node is gone from its host: its plan and report go.
-    ForgetNode { host: HostName, id: NodeId, revision: i64 },
-    PutShare { host: HostName, plan: Box<VclusterPlan>, revision: Option<i64> },
+    ForgetNode {
+        host: HostName,
+        id: NodeId,
+        revision: i64,
+    },
+    PutShare {
+        host: HostName,
+        plan: Box<VclusterPlan>,
+        revision: Option<i64>,
+    },
     /// The host has let go of the vcluster: plan and report of its share go.
-    ForgetShare { host: HostName, id: VclusterId, revision: i64 },
+    ForgetShare {
+        host: HostName,
+        id: VclusterId,
+        revision: i64,
+    },
     /// Nothing of the vcluster is left: its spec and name go and its owner's usage shrinks.
-    ForgetVcluster { spec: Rev<VclusterSpec> },
+    ForgetVcluster {
+        spec: Rev<VclusterSpec>,
+    },
 }
 
 /// What one look at a vcluster came to.
@@ -114,7 +138,11 @@ fn retire_node(host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
         let mut retired = (*plan.value).clone();
         retired.wanted = Wanted::Absent;
         retired.generation += 1;
-        planned.decisions.push(Decision::PutNode { host: host.clone(), plan: Box::new(retired), revision: Some(plan.revision) });
+        planned.decisions.push(Decision::PutNode {
+            host: host.clone(),
+            plan: Box::new(retired),
+            revision: Some(plan.revision),
+        });
     }
 }
 
@@ -155,12 +183,20 @@ fn retire_share(host: &HostName, share: &crate::cluster::Share, nodes_left: bool
         let mut retired = (*plan.value).clone();
         retired.wanted = Wanted::Absent;
         retired.generation += 1;
-        planned.decisions.push(Decision::PutShare { host: host.clone(), plan: Box::new(retired), revision: Some(plan.revision) });
+        planned.decisions.push(Decision::PutShare {
+            host: host.clone(),
+            plan: Box::new(retired),
+            revision: Some(plan.revision),
+        });
         return false;
     }
     let gone = share.report.as_ref().is_some_and(|r| !r.value.present && r.value.generation >= plan.value.generation);
     if gone && !nodes_left {
-        planned.decisions.push(Decision::ForgetShare { host: host.clone(), id: plan.value.id, revision: plan.revision });
+        planned.decisions.push(Decision::ForgetShare {
+            host: host.clone(),
+            id: plan.value.id,
+            revision: plan.revision,
+        });
         return true;
     }
     false
@@ -179,7 +215,13 @@ fn plan_presence(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, planne
         None => {
             let prefix = subnet_prefix(policy.cluster_net, u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX));
             let Some(subnet) = prefix.and_then(|p| free_subnet(cluster, policy.cluster_net, p, id)) else {
-                let reason = Reason::new("no_network", format!("All networks of {} are taken. A vcluster must be deleted, or an administrator must enlarge CLUSTER_NET.", policy.cluster_net));
+                let reason = Reason::new(
+                    "no_network",
+                    format!(
+                        "All networks of {} are taken. A vcluster must be deleted, or an administrator must enlarge CLUSTER_NET.",
+                        policy.cluster_net
+                    ),
+                );
                 planned.waiting = spec.nodes.iter().map(|n| (n.id, reason.clone())).collect();
                 return;
             };
@@ -216,7 +258,10 @@ fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: 
         }
         let room = room.get_or_insert_with(|| Room::of(cluster, policy, &siblings));
         let Some(ip) = free.next() else {
-            planned.waiting.insert(node.id, Reason::new("no_address", format!("The vcluster's network {} is full.", network.subnet)));
+            planned.waiting.insert(
+                node.id,
+                Reason::new("no_address", format!("The vcluster's network {} is full.", network.subnet)),
+            );
             continue;
         };
         match room.take(node.size) {
@@ -249,7 +294,14 @@ fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
     }
 }
 
-fn update_node(cluster: &Cluster, spec: &VclusterSpec, node: &NodeSpec, host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
+fn update_node(
+    cluster: &Cluster,
+    spec: &VclusterSpec,
+    node: &NodeSpec,
+    host: &HostName,
+    plan: &Rev<NodePlan>,
+    planned: &mut Planned,
+) {
     // A node on its way out is not called back: its spec has forgotten it, ids are not reused.
     let differs = plan.value.wanted != spec.wanted || plan.value.attempt != node.attempt;
     if plan.value.wanted == Wanted::Absent || !differs || planned.decisions.len() >= BATCH {
@@ -260,7 +312,11 @@ fn update_node(cluster: &Cluster, spec: &VclusterSpec, node: &NodeSpec, host: &H
     updated.wanted = spec.wanted;
     updated.attempt = node.attempt;
     updated.generation += 1;
-    planned.decisions.push(Decision::PutNode { host: host.clone(), plan: Box::new(updated), revision: Some(plan.revision) });
+    planned.decisions.push(Decision::PutNode {
+        host: host.clone(),
+        plan: Box::new(updated),
+        revision: Some(plan.revision),
+    });
 }
 
 /// Each host with nodes gets the vcluster's share with all peers; a host without any lets go of it.
@@ -287,7 +343,8 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
     }
     let peers: Vec<Peer> = peers.into_values().collect();
     for host in &holding {
-        let present = cluster.shares(spec.id).find(|(name, _)| *name == host).and_then(|(_, share)| share.plan.as_ref());
+        let present =
+            cluster.shares(spec.id).find(|(name, _)| *name == host).and_then(|(_, share)| share.plan.as_ref());
         let mut wanted = VclusterPlan {
             id: spec.id,
             owner: spec.owner.clone(),
@@ -301,7 +358,11 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
         };
         if present.is_none_or(|p| *p.value != wanted) {
             wanted.generation = present.map_or(1, |p| p.value.generation + 1);
-            planned.decisions.push(Decision::PutShare { host: host.clone(), plan: Box::new(wanted), revision: present.map(|p| p.revision) });
+            planned.decisions.push(Decision::PutShare {
+                host: host.clone(),
+                plan: Box::new(wanted),
+                revision: present.map(|p| p.revision),
+            });
         }
     }
     for (host, share) in cluster.shares(spec.id) {

@@ -20,7 +20,12 @@ use crate::plan::{BATCH, Decision, plan};
 use crate::{status, view};
 
 fn policy() -> Policy {
-    Policy { cluster_net: "172.16.0.0/20".parse().unwrap(), cpu_overcommit: 1.0, memory_overcommit: 1.0, disk_overcommit: 1.0 }
+    Policy {
+        cluster_net: "172.16.0.0/20".parse().unwrap(),
+        cpu_overcommit: 1.0,
+        memory_overcommit: 1.0,
+        disk_overcommit: 1.0,
+    }
 }
 
 fn host(number: u32) -> HostName {
@@ -42,7 +47,13 @@ struct World {
 
 impl World {
     fn new(hosts: u32, nodes_each: u64) -> Self {
-        let mut world = Self { cluster: Cluster::default(), revision: 1, node_plans: BTreeMap::new(), shares: BTreeMap::new(), next_id: 1 };
+        let mut world = Self {
+            cluster: Cluster::default(),
+            revision: 1,
+            node_plans: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            next_id: 1,
+        };
         for number in 0..hosts {
             let report = HostReport {
                 name: host(number),
@@ -50,7 +61,11 @@ impl World {
                 kernel: "6".into(),
                 cgroup: "v2".into(),
                 storage: "btrfs".into(),
-                capacity: Capacity { cpu_millis: nodes_each * 1000, memory_mib: nodes_each * 100, disk_mib: nodes_each * 100 },
+                capacity: Capacity {
+                    cpu_millis: nodes_each * 1000,
+                    memory_mib: nodes_each * 100,
+                    disk_mib: nodes_each * 100,
+                },
                 checks: vec![],
                 started_at: Micros(0),
             };
@@ -140,7 +155,10 @@ impl World {
             Decision::DeleteNetwork { id, .. } => self.cluster.apply(Change::Network(id, None)),
             Decision::PutNode { host, plan, .. } => {
                 let old = self.node_plans.insert((host.clone(), plan.id), (*plan).clone());
-                assert!(old.is_none_or(|old| old.generation < plan.generation), "a plan changed without a new generation");
+                assert!(
+                    old.is_none_or(|old| old.generation < plan.generation),
+                    "a plan changed without a new generation"
+                );
                 let rev = self.rev(*plan);
                 self.cluster.apply(Change::NodePlan(host, rev.value.id, Some(rev)));
             }
@@ -188,7 +206,10 @@ impl World {
 
     fn share_acts(&mut self, at: &(HostName, VclusterId)) {
         let Some(plan) = self.shares.get(at).cloned() else { return };
-        let nodes_there = self.node_plans.iter().any(|((host, _), p)| *host == at.0 && p.vcluster == at.1 && p.wanted != Wanted::Absent);
+        let nodes_there = self
+            .node_plans
+            .iter()
+            .any(|((host, _), p)| *host == at.0 && p.vcluster == at.1 && p.wanted != Wanted::Absent);
         let present = plan.wanted != Wanted::Absent || nodes_there;
         let report = VclusterReport { id: plan.id, generation: plan.generation, present, reason: None, at: Micros(0) };
         let rev = self.rev(report);
@@ -234,7 +255,8 @@ impl World {
             assert!(network.value.subnet.contains(plan.ip));
         }
         for (name, state) in self.cluster.hosts() {
-            let sum: u64 = self.node_plans.iter().filter(|((h, _), _)| h == name).map(|(_, p)| u64::from(p.size.memory_mib)).sum();
+            let sum: u64 =
+                self.node_plans.iter().filter(|((h, _), _)| h == name).map(|(_, p)| u64::from(p.size.memory_mib)).sum();
             assert_eq!(state.allocated.memory_mib, sum, "allocation of {name}");
             let capacity = state.report.as_ref().unwrap().value.capacity;
             assert!(sum <= capacity.memory_mib, "{name} is overfull");
@@ -302,7 +324,10 @@ fn a_node_on_a_lost_host_is_not_started_twice() {
     assert_eq!(world.node_plans, before);
     assert_eq!(world.status(id), Some(Status::Degraded));
     let spec = world.cluster.spec(id).unwrap().value.clone();
-    let lost = view::nodes(&world.cluster, &spec, &BTreeMap::new()).into_iter().find(|n| n.status == Status::Degraded).unwrap();
+    let lost = view::nodes(&world.cluster, &spec, &BTreeMap::new())
+        .into_iter()
+        .find(|n| n.status == Status::Degraded)
+        .unwrap();
     assert_eq!(lost.reason.unwrap().code, "host_unreachable");
 }
 

@@ -32,7 +32,14 @@ pub fn of_node(cluster: &Cluster, wanted: Wanted, placed: Option<&Placed>, waiti
         };
     };
     let alive = cluster.host(host).is_some_and(|h| h.alive);
-    let unreachable = || (!alive).then(|| Reason::new("host_unreachable", format!("The host {host} cannot be reached. The node may still run; it is not started anywhere else.")));
+    let unreachable = || {
+        (!alive).then(|| {
+            Reason::new(
+                "host_unreachable",
+                format!("The host {host} cannot be reached. The node may still run; it is not started anywhere else."),
+            )
+        })
+    };
     let report = placed.and_then(|p| p.report.as_ref()).map(|(_, r)| &r.value);
     // A report of an older plan says nothing about this one, unless it is about the same wish.
     let report = report.filter(|r| r.generation >= plan.value.generation);
@@ -57,19 +64,19 @@ pub fn of_node(cluster: &Cluster, wanted: Wanted, placed: Option<&Placed>, waiti
 #[must_use]
 pub fn of_vcluster(cluster: &Cluster, spec: &VclusterSpec, waiting: &BTreeMap<NodeId, Reason>) -> Judged {
     if spec.wanted == Wanted::Absent {
-        let stuck = cluster
-            .placed_nodes(spec.id)
-            .find_map(|(_, p)| p.report.as_ref().filter(|(_, r)| r.value.state == NodeState::Failed).and_then(|(_, r)| r.value.reason.clone()));
+        let stuck = cluster.placed_nodes(spec.id).find_map(|(_, p)| {
+            p.report
+                .as_ref()
+                .filter(|(_, r)| r.value.state == NodeState::Failed)
+                .and_then(|(_, r)| r.value.reason.clone())
+        });
         return Judged { status: Status::Deleting, reason: stuck };
     }
-    let nodes: Vec<Judged> = spec.nodes.iter().map(|n| of_node(cluster, spec.wanted, cluster.node(n.id), waiting.get(&n.id))).collect();
+    let nodes: Vec<Judged> =
+        spec.nodes.iter().map(|n| of_node(cluster, spec.wanted, cluster.node(n.id), waiting.get(&n.id))).collect();
     let count = |status: Status| nodes.iter().filter(|n| n.status == status).count();
     // A failure explains more than a wait.
-    let reason = nodes
-        .iter()
-        .filter(|n| n.status == Status::Failed)
-        .chain(nodes.iter())
-        .find_map(|n| n.reason.clone());
+    let reason = nodes.iter().filter(|n| n.status == Status::Failed).chain(nodes.iter()).find_map(|n| n.reason.clone());
     let (all, failed, pending) = (nodes.len(), count(Status::Failed), count(Status::Pending));
     let held_up = nodes.iter().any(|n| n.status == Status::Pending && n.reason.is_some());
     let status = match spec.wanted {

@@ -104,8 +104,10 @@ pub fn is_done(cluster: &Cluster, spec: &VclusterSpec) -> bool {
         Wanted::Stopped => Status::Stopped,
         Wanted::Absent => return false,
     };
-    spec.nodes.iter().all(|n| cluster.node(n.id).is_some_and(|p| p.plan.is_some()) && status::of_node(cluster, spec.wanted, cluster.node(n.id), None).status == wanted)
-        && cluster.placed_nodes(spec.id).all(|(id, _)| named.contains(&id))
+    spec.nodes.iter().all(|n| {
+        cluster.node(n.id).is_some_and(|p| p.plan.is_some())
+            && status::of_node(cluster, spec.wanted, cluster.node(n.id), None).status == wanted
+    }) && cluster.placed_nodes(spec.id).all(|(id, _)| named.contains(&id))
 }
 
 /// The steps of the change in force, over all nodes. `now` ends those that run.
@@ -126,7 +128,13 @@ pub fn steps(cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Vec<StepVie
         let total = u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX);
         let missing = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
         let end = if missing == 0 { first_step.unwrap_or(now) } else { now };
-        views.push(StepView { step: Step::Place, done: total - missing, total, millis: end.millis_since(since), finished: missing == 0 });
+        views.push(StepView {
+            step: Step::Place,
+            done: total - missing,
+            total,
+            millis: end.millis_since(since),
+            finished: missing == 0,
+        });
     }
     for (step, all) in timings {
         let started = all.iter().map(|t| t.started_at).min().unwrap_or(now);
@@ -161,7 +169,9 @@ pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<Host
     let ready = host
         .nodes
         .iter()
-        .filter(|id| cluster.node(**id).and_then(|p| p.report.as_ref()).is_some_and(|(_, r)| r.value.state == NodeState::Ready))
+        .filter(|id| {
+            cluster.node(**id).and_then(|p| p.report.as_ref()).is_some_and(|(_, r)| r.value.state == NodeState::Ready)
+        })
         .count();
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
     let status = match (host.alive, failed) {

@@ -1,7 +1,9 @@
 //! Certificates for the local etcd: an authority of its own, one for the server, one for its clients. All files are
 //! readable by root alone, so no other user of the machine gets in.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -11,9 +13,17 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("cannot write {path}")]
-    Write { path: PathBuf, #[source] source: std::io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot make the certificate of {name}")]
-    Make { name: &'static str, #[source] source: rcgen::Error },
+    Make {
+        name: &'static str,
+        #[source]
+        source: rcgen::Error,
+    },
 }
 
 /// Makes `ca.crt`, `server.{crt,key}` and `client.{crt,key}` in `dir` unless they are all there.

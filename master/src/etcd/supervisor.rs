@@ -33,14 +33,24 @@ pub enum EtcdError {
     #[error("cannot connect to etcd")]
     Connect(#[source] ConnectError),
     #[error("cannot start etcd ({program}); is the package etcd-server installed?")]
-    Spawn { program: &'static str, #[source] source: std::io::Error },
+    Spawn {
+        program: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot prepare {path} for etcd")]
-    Prepare { path: PathBuf, #[source] source: std::io::Error },
+    Prepare {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("etcd ended right after its start; the end of {log}:\n{tail}")]
     Ended { log: String, tail: String },
     #[error("etcd at {address} does not answer; start it, or correct ETCD")]
     NoAnswer { address: String },
-    #[error("something listens on {address}, but it is no etcd that takes our certificates ({dir}); stop it, or set ETCD to another port")]
+    #[error(
+        "something listens on {address}, but it is no etcd that takes our certificates ({dir}); stop it, or set ETCD to another port"
+    )]
     Foreign { address: String, dir: PathBuf },
 }
 
@@ -77,7 +87,8 @@ impl LocalEtcd {
         }
         certificates::ensure(&dir).map_err(EtcdError::Certificates)?;
         let address = EtcdAddress::new(&config.etcd, &dir);
-        let server = Server { member: config.etcd[0].clone(), dir, log: paths.log_file("etcd"), pid_file: pid_file.clone() };
+        let server =
+            Server { member: config.etcd[0].clone(), dir, log: paths.log_file("etcd"), pid_file: pid_file.clone() };
         let child = if listens { None } else { Some(server.start()?) };
         let child = server.wait_up(child, &address).await?;
         let supervisor = Some(tokio::spawn(supervise(server, child, address.clone())));
@@ -154,15 +165,30 @@ impl Server {
         let mut command = std::process::Command::new(PROGRAM);
         command
             .args(["--name", "docklet", "--logger", "zap", "--log-level", "warn"])
-            .arg("--data-dir").arg(&data)
+            .arg("--data-dir")
+            .arg(&data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("docklet={peer}")])
-            .arg("--client-cert-auth").arg("--trusted-ca-file").arg(&ca).arg("--cert-file").arg(&crt).arg("--key-file").arg(&key)
-            .arg("--peer-client-cert-auth").arg("--peer-trusted-ca-file").arg(&ca).arg("--peer-cert-file").arg(&crt).arg("--peer-key-file").arg(&key)
+            .arg("--client-cert-auth")
+            .arg("--trusted-ca-file")
+            .arg(&ca)
+            .arg("--cert-file")
+            .arg(&crt)
+            .arg("--key-file")
+            .arg(&key)
+            .arg("--peer-client-cert-auth")
+            .arg("--peer-trusted-ca-file")
+            .arg(&ca)
+            .arg("--peer-cert-file")
+            .arg(&crt)
+            .arg("--peer-key-file")
+            .arg(&key)
             .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"])
             .args(["--max-txn-ops", "4096", "--max-request-bytes", "8388608"])
-            .stdin(Stdio::null()).stdout(log).stderr(copy)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(copy)
             // A group of its own: a terminal's Ctrl-C is for the master, which ends etcd itself.
             .process_group(0);
         let child = Command::from(command).spawn().map_err(|source| EtcdError::Spawn { program: PROGRAM, source })?;

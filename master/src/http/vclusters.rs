@@ -155,7 +155,9 @@ pub async fn delete(
         None => false,
         Some("absent") => true,
         Some(other) => {
-            return Err(ApiError::new(Code::BadQuery, format!("DELETE waits for absent, not for {other:?}.")).at("wait"));
+            return Err(
+                ApiError::new(Code::BadQuery, format!("DELETE waits for absent, not for {other:?}.")).at("wait")
+            );
         }
     };
     let id = vclusters.id_of(&owner, &path.name)?;

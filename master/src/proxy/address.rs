@@ -202,11 +202,25 @@ mod tests {
     #[test]
     fn a_label_has_one_reading() {
         let app = AppAddress::parse_label("8888--node1--demo--alice").unwrap();
-        assert_eq!((app.port.get(), app.node.as_str(), app.vcluster.as_str(), app.user.as_str()), (8888, "node1", "demo", "alice"));
+        assert_eq!(
+            (app.port.get(), app.node.as_str(), app.vcluster.as_str(), app.user.as_str()),
+            (8888, "node1", "demo", "alice")
+        );
         for bad in [
-            "", "8888", "8888--node1--demo", "8888--node1--demo--alice--x", "08888--node1--demo--alice", "+8--node1--demo--alice",
-            "0--node1--demo--alice", "65536--node1--demo--alice", "8888--Node1--demo--alice", "8888---node1--demo--alice",
-            "8888--node1---demo--alice", "8888--node1--demo--alice-", "8888--node1--demo--alice ", "８--node1--demo--alice",
+            "",
+            "8888",
+            "8888--node1--demo",
+            "8888--node1--demo--alice--x",
+            "08888--node1--demo--alice",
+            "+8--node1--demo--alice",
+            "0--node1--demo--alice",
+            "65536--node1--demo--alice",
+            "8888--Node1--demo--alice",
+            "8888---node1--demo--alice",
+            "8888--node1---demo--alice",
+            "8888--node1--demo--alice-",
+            "8888--node1--demo--alice ",
+            "８--node1--demo--alice",
         ] {
             assert!(AppAddress::parse_label(bad).is_none(), "{bad:?} was read");
         }
@@ -217,7 +231,15 @@ mod tests {
         let public = public();
         assert!(public.app_of("8888--node1--demo--alice.localhost:8000").is_some());
         assert!(public.app_of("8888--NODE1--demo--alice.LOCALHOST").is_some());
-        for host in ["localhost:8000", "localhost", "127.0.0.1:8000", "[::1]:8000", "example.org", "xlocalhost", "a.localhost:port"] {
+        for host in [
+            "localhost:8000",
+            "localhost",
+            "127.0.0.1:8000",
+            "[::1]:8000",
+            "example.org",
+            "xlocalhost",
+            "a.localhost:port",
+        ] {
             assert!(!public.is_app_host(host), "{host} is no app's");
         }
         for host in ["x.localhost", "x.localhost.", "a.b.localhost:1", "8888--node1--demo--alice.localhost."] {
@@ -240,7 +262,13 @@ mod tests {
     fn origins_are_exact() {
         let public = public();
         assert!(public.app_of_origin("http://80--n--v--u.localhost:8000").is_some());
-        for bad in ["https://80--n--v--u.localhost:8000", "http://80--n--v--u.localhost", "http://80--n--v--u.localhost:8001", "null", "http://localhost:8000"] {
+        for bad in [
+            "https://80--n--v--u.localhost:8000",
+            "http://80--n--v--u.localhost",
+            "http://80--n--v--u.localhost:8001",
+            "null",
+            "http://localhost:8000",
+        ] {
             assert!(public.app_of_origin(bad).is_none(), "{bad}");
         }
     }

@@ -51,7 +51,8 @@ pub struct ShellName(String);
 impl ShellName {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let good = (1..=40).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        let good =
+            (1..=40).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         good.then(|| Self(text.to_owned()))
     }
 
@@ -78,10 +79,21 @@ pub trait NodeAccess: Send + Sync + 'static {
     async fn wait_port(&self, target: &RouteTarget, port: u16, within: Duration) -> Result<(), AccessError>;
 
     /// The shell of that name, started where there is none. Speaks `docklet_types::agent::frame`.
-    async fn terminal(&self, target: &RouteTarget, shell: &ShellName, size: WindowSize) -> Result<NodeStream, AccessError>;
+    async fn terminal(
+        &self,
+        target: &RouteTarget,
+        shell: &ShellName,
+        size: WindowSize,
+    ) -> Result<NodeStream, AccessError>;
 
     /// Runs a command to its end.
-    async fn exec(&self, target: &RouteTarget, argv: Vec<String>, stdin: String, within: Duration) -> Result<ExecOutput, AccessError>;
+    async fn exec(
+        &self,
+        target: &RouteTarget,
+        argv: Vec<String>,
+        stdin: String,
+        within: Duration,
+    ) -> Result<ExecOutput, AccessError>;
 
     /// The end of the node's console log.
     async fn logs(&self, target: &RouteTarget, lines: u32) -> Result<String, AccessError>;
@@ -105,7 +117,11 @@ impl AgentClient {
         Self { socket }
     }
 
-    async fn ask(&self, request: &AgentRequest, within: Duration) -> Result<(AgentReply, Option<OwnedFd>), AccessError> {
+    async fn ask(
+        &self,
+        request: &AgentRequest,
+        within: Duration,
+    ) -> Result<(AgentReply, Option<OwnedFd>), AccessError> {
         let asked = timeout(within, async {
             let mut stream = UnixStream::connect(&self.socket).await.map_err(down)?;
             let body = serde_json::to_vec(request).map_err(|_| AccessError::Protocol)?;
@@ -144,7 +160,8 @@ fn refusal(reply: AgentReply) -> AccessError {
 /// Reads a reply and the descriptor that came with its first byte.
 async fn receive(stream: &mut UnixStream) -> Result<(AgentReply, Option<OwnedFd>), AccessError> {
     let mut header = [0_u8; 4];
-    let (mut have, fd) = stream.async_io(Interest::READABLE, || receive_with_fd(stream, &mut header)).await.map_err(down)?;
+    let (mut have, fd) =
+        stream.async_io(Interest::READABLE, || receive_with_fd(stream, &mut header)).await.map_err(down)?;
     if have == 0 {
         return Err(down(io::ErrorKind::UnexpectedEof.into()));
     }
@@ -168,7 +185,8 @@ async fn receive(stream: &mut UnixStream) -> Result<(AgentReply, Option<OwnedFd>
 fn receive_with_fd(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let received =
+        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     let mut fd = None;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -199,14 +217,26 @@ impl NodeAccess for AgentClient {
         }
     }
 
-    async fn terminal(&self, target: &RouteTarget, shell: &ShellName, size: WindowSize) -> Result<NodeStream, AccessError> {
-        let request = AgentRequest::Terminal { node: target.node, session: shell.0.clone(), cols: size.cols, rows: size.rows };
+    async fn terminal(
+        &self,
+        target: &RouteTarget,
+        shell: &ShellName,
+        size: WindowSize,
+    ) -> Result<NodeStream, AccessError> {
+        let request =
+            AgentRequest::Terminal { node: target.node, session: shell.0.clone(), cols: size.cols, rows: size.rows };
         let stream = std::os::unix::net::UnixStream::from(self.ask_for_stream(&request, TERMINAL).await?);
         stream.set_nonblocking(true).map_err(down)?;
         Ok(Box::new(UnixStream::from_std(stream).map_err(down)?))
     }
 
-    async fn exec(&self, target: &RouteTarget, argv: Vec<String>, stdin: String, within: Duration) -> Result<ExecOutput, AccessError> {
+    async fn exec(
+        &self,
+        target: &RouteTarget,
+        argv: Vec<String>,
+        stdin: String,
+        within: Duration,
+    ) -> Result<ExecOutput, AccessError> {
         let timeout_s = u32::try_from(within.as_secs()).unwrap_or(u32::MAX).max(1);
         let request = AgentRequest::Exec { node: target.node, argv, stdin, timeout_s };
         match self.ask(&request, within + GRACE).await?.0 {

@@ -99,9 +99,8 @@ pub async fn handle(request: HttpRequest, payload: web::Payload, proxy: web::Dat
 async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpResponse> {
     let headers = request.headers();
     let refuse = |trouble: Trouble| trouble.answer(headers);
-    let framing = check_form(request).map_err(|detail| {
-        refuse(Trouble::new(Code::MalformedBody, "The request cannot be read", detail).closing())
-    })?;
+    let framing = check_form(request)
+        .map_err(|detail| refuse(Trouble::new(Code::MalformedBody, "The request cannot be read", detail).closing()))?;
     let missing = || refuse(Trouble::no_such_app(proxy.public.portal()));
     let host = host_of(request.head()).ok_or_else(missing)?.to_ascii_lowercase();
     let app = proxy.public.app_of(&host).ok_or_else(missing)?;
@@ -143,7 +142,10 @@ fn check_form(request: &HttpRequest) -> Result<Framing, &'static str> {
         return Err("The request target is not a path.");
     }
     if let Some(authority) = uri.authority()
-        && request.headers().get(header::HOST).is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+        && request
+            .headers()
+            .get(header::HOST)
+            .is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
     {
         return Err("The request target and Host name different hosts.");
     }
@@ -162,15 +164,26 @@ fn check_form(request: &HttpRequest) -> Result<Framing, &'static str> {
 fn check_origin(proxy: &Proxy, request: &HttpRequest, app: &AppAddress, host: &str) -> Result<(), Trouble> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("invalid"));
-    let refused = || Err(Trouble::new(Code::NotAllowed, "Another site asked for this", "The request comes from a page of another site. Open the app itself."));
+    let refused = || {
+        Err(Trouble::new(
+            Code::NotAllowed,
+            "Another site asked for this",
+            "The request comes from a page of another site. Open the app itself.",
+        ))
+    };
     let own = proxy.public.origin_of(host);
     let origin = text("origin");
     if is_upgrade(headers) {
         return if origin == Some(own.as_str()) { Ok(()) } else { refused() };
     }
-    let friendly = |origin: &str| origin == own || proxy.public.app_of_origin(origin).is_some_and(|other| other.user == app.user);
+    let friendly =
+        |origin: &str| origin == own || proxy.public.app_of_origin(origin).is_some_and(|other| other.user == app.user);
     if let Some(origin) = origin {
-        return if friendly(origin) || (is_safe(request.method()) && is_navigation(headers)) { Ok(()) } else { refused() };
+        return if friendly(origin) || (is_safe(request.method()) && is_navigation(headers)) {
+            Ok(())
+        } else {
+            refused()
+        };
     }
     let foreign = matches!(text("sec-fetch-site"), Some("same-site" | "cross-site"));
     let framed = matches!(text("sec-fetch-dest"), Some("iframe" | "frame" | "embed" | "object"));
@@ -199,12 +212,22 @@ fn names_websocket(headers: &HeaderMap) -> bool {
 /// A WebSocket's handshake. No other protocol is upgraded to.
 fn is_upgrade(headers: &HeaderMap) -> bool {
     let connection = headers.get_all(header::CONNECTION).filter_map(|value| value.to_str().ok());
-    names_websocket(headers) && connection.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    names_websocket(headers)
+        && connection.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 /// The request as the app gets it.
-fn outgoing(proxy: &Proxy, request: &HttpRequest, visit: &Visit, body: RequestBody) -> Option<http::Request<RequestBody>> {
-    let forwarded = Forwarded { client: request.peer_addr().map(|peer| peer.ip()), scheme: proxy.public.scheme(), host: &visit.host };
+fn outgoing(
+    proxy: &Proxy,
+    request: &HttpRequest,
+    visit: &Visit,
+    body: RequestBody,
+) -> Option<http::Request<RequestBody>> {
+    let forwarded = Forwarded {
+        client: request.peer_addr().map(|peer| peer.ip()),
+        scheme: proxy.public.scheme(),
+        host: &visit.host,
+    };
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut out = http::Request::new(body);
     *out.method_mut() = http::Method::from_bytes(request.method().as_str().as_bytes()).ok()?;
@@ -214,7 +237,9 @@ fn outgoing(proxy: &Proxy, request: &HttpRequest, visit: &Visit, body: RequestBo
 }
 
 fn unreadable(request: &HttpRequest) -> Answer {
-    own(Trouble::new(Code::MalformedBody, "The request cannot be read", "Its address or method cannot be passed on.").closing().answer(request.headers()))
+    own(Trouble::new(Code::MalformedBody, "The request cannot be read", "Its address or method cannot be passed on.")
+        .closing()
+        .answer(request.headers()))
 }
 
 fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamError) -> Answer {
@@ -226,7 +251,11 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
         }
         UpstreamError::Broken(cause) => {
             tracing::info!(%node, port = visit.app.port, error = %cause, "an app broke off before it answered");
-            Trouble::new(Code::BadGateway, "The app broke off", "The app closed the connection, or answered something that is not HTTP, before its answer began.")
+            Trouble::new(
+                Code::BadGateway,
+                "The app broke off",
+                "The app closed the connection, or answered something that is not HTTP, before its answer began.",
+            )
         }
     };
     if *request.method() != Method::GET {
@@ -271,7 +300,11 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
             pass_back(proxy, request, &visit, response, (heart, Some(connection)))
         }
         Ok(_) => {
-            let trouble = Trouble::new(Code::BadGateway, "The app broke off", "The app changed the protocol without being asked to.");
+            let trouble = Trouble::new(
+                Code::BadGateway,
+                "The app broke off",
+                "The app changed the protocol without being asked to.",
+            );
             own(trouble.answer(request.headers()))
         }
         Err(error) => failed(proxy, request, &visit, &error),
@@ -292,7 +325,11 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     /// A kept connection may be closed by the app at the very moment it is used: what was never sent goes out on a
     /// fresh one, and so does what is `repeatable`, having no body and changing nothing.
-    async fn run(&self, out: http::Request<RequestBody>, repeatable: bool) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
+    async fn run(
+        &self,
+        out: http::Request<RequestBody>,
+        repeatable: bool,
+    ) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
         let Some(mut sender) = self.pool.take(self.key) else {
             return self.send_fresh(out).await;
         };
@@ -310,7 +347,10 @@ impl Exchange<'_> {
         }
     }
 
-    async fn send_fresh(&self, out: http::Request<RequestBody>) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
+    async fn send_fresh(
+        &self,
+        out: http::Request<RequestBody>,
+    ) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
         let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.app.port.get()).await?;
         let mut sender = upstream::connect(stream).await?;
         let response = sender.send_request(out).await.map_err(UpstreamError::Broken)?;
@@ -319,12 +359,22 @@ impl Exchange<'_> {
 }
 
 /// The app's answer as the browser gets it.
-fn pass_back(proxy: &Proxy, request: &HttpRequest, visit: &Visit, response: http::Response<Incoming>, (heart, connection): (Heart, Option<Returning>)) -> Answer {
+fn pass_back(
+    proxy: &Proxy,
+    request: &HttpRequest,
+    visit: &Visit,
+    response: http::Response<Incoming>,
+    (heart, connection): (Heart, Option<Returning>),
+) -> Answer {
     let (head, body) = response.into_parts();
     let Ok(status) = StatusCode::from_u16(head.status.as_u16()) else {
         return unreadable(request);
     };
-    let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let length = head
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
     let size = length.map_or(BodySize::Stream, BodySize::Sized);
     let mut answer = HttpResponse::build(status);
     headers::to_browser(&head.headers, status == StatusCode::NOT_MODIFIED, |name, value| {
@@ -373,15 +423,29 @@ async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
 }
 
 /// Both sides have agreed: from here on bytes.
-async fn switch(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload, visit: Visit, mut response: http::Response<Incoming>) -> Answer {
-    let agreed = response.headers().get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+async fn switch(
+    proxy: &Arc<Proxy>,
+    request: &HttpRequest,
+    payload: web::Payload,
+    visit: Visit,
+    mut response: http::Response<Incoming>,
+) -> Answer {
+    let agreed = response
+        .headers()
+        .get(http::header::UPGRADE)
+        .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && response.headers().contains_key("sec-websocket-accept");
     let stream = match hyper::upgrade::on(&mut response).await {
         Ok(upgraded) if agreed => upgraded.downcast::<TokioIo<NodeStream>>().ok(),
         _ => None,
     };
     let Some(parts) = stream else {
-        let trouble = Trouble::new(Code::BadGateway, "The app broke off", "The app did not agree to the WebSocket in a valid way.").closing();
+        let trouble = Trouble::new(
+            Code::BadGateway,
+            "The app broke off",
+            "The app did not agree to the WebSocket in a valid way.",
+        )
+        .closing();
         return own(trouble.answer(request.headers()));
     };
     let mut answer = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
@@ -389,7 +453,12 @@ async fn switch(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payload
         answer.append_header((name, value));
     });
     answer.upgrade("websocket");
-    let ends = tunnel::Ends { stream: parts.io.into_inner(), first: parts.read_buf, payload: payload.into_inner(), socket: ClientSocket::of(request) };
+    let ends = tunnel::Ends {
+        stream: parts.io.into_inner(),
+        first: parts.read_buf,
+        payload: payload.into_inner(),
+        socket: ClientSocket::of(request),
+    };
     let body = tunnel::join(proxy, ends, visit.visitor, visit.permit);
     answer.message_body(AnswerBody::Tunnel(body)).unwrap_or_else(|_| unreadable(request))
 }

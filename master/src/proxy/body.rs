@@ -15,9 +15,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::apps::Permit;
 use super::headers::Framing;
 use super::socket::{self, ClientSocket, Heart, Life};
-use super::visitor::Visitor;
 use super::tunnel::TunnelBody;
 use super::upstream::Returning;
+use super::visitor::Visitor;
 
 /// A browser's body on its way to an app.
 pub enum RequestBody {
@@ -194,7 +194,9 @@ impl MessageBody for AnswerBody {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_next(cx),
-            Self::Streaming(streaming) => streaming.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(Into::into))),
+            Self::Streaming(streaming) => {
+                streaming.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(Into::into)))
+            }
             Self::Tunnel(tunnel) => tunnel.poll_piece(cx).map(|next| next.map(Ok)),
         }
     }

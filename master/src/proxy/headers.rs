@@ -9,8 +9,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" | "te" | "trailer"
-            | "transfer-encoding" | "upgrade" | "http2-settings"
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
     )
 }
 
@@ -18,8 +26,19 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn is_ours_on_the_way_in(name: &str) -> bool {
     matches!(
         name,
-        "authorization" | "cookie" | "expect" | "content-length" | "host" | "forwarded" | "x-forwarded-for" | "x-forwarded-proto"
-            | "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-prefix" | "x-forwarded-server" | "x-real-ip"
+        "authorization"
+            | "cookie"
+            | "expect"
+            | "content-length"
+            | "host"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-server"
+            | "x-real-ip"
     )
 }
 
@@ -97,7 +116,9 @@ pub fn to_app(front: &FrontHeaders, forwarded: &Forwarded<'_>) -> HeaderMap {
         if is_hop_by_hop(name) || is_ours_on_the_way_in(name) || connection.iter().any(|listed| listed == name) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        {
             out.append(name, value);
         }
     }
@@ -147,9 +168,11 @@ pub fn to_browser(app: &HeaderMap, keep_length: bool, mut append: impl FnMut(Fro
     for (name, value) in app {
         let text = name.as_str();
         let length = keep_length && *name == header::CONTENT_LENGTH;
-        let dropped = is_hop_by_hop(text) || is_dropped_on_the_way_out(text) || connection.iter().any(|listed| listed == text);
+        let dropped =
+            is_hop_by_hop(text) || is_dropped_on_the_way_out(text) || connection.iter().any(|listed| listed == text);
         if (!dropped || length)
-            && let (Ok(name), Ok(value)) = (FrontName::from_bytes(text.as_bytes()), FrontValue::from_bytes(value.as_bytes()))
+            && let (Ok(name), Ok(value)) =
+                (FrontName::from_bytes(text.as_bytes()), FrontValue::from_bytes(value.as_bytes()))
         {
             append(name, value);
         }
@@ -235,7 +258,10 @@ mod tests {
     }
 
     fn passed(pairs: &[(&str, &str)]) -> HeaderMap {
-        to_app(&front(pairs), &Forwarded { client: Some("192.0.2.7".parse().unwrap()), scheme: "http", host: "a.localhost:8000" })
+        to_app(
+            &front(pairs),
+            &Forwarded { client: Some("192.0.2.7".parse().unwrap()), scheme: "http", host: "a.localhost:8000" },
+        )
     }
 
     #[test]
@@ -264,18 +290,30 @@ mod tests {
     #[test]
     fn an_app_cannot_set_cookies_beyond_its_origin() {
         let mut app = HeaderMap::new();
-        for cookie in ["a=1; Domain=localhost; Path=/", "docklet_app=evil", "__HOST-docklet_session=evil; Secure", "=docklet_app=evil", "b=2;DOMAIN = x ;HttpOnly"] {
+        for cookie in [
+            "a=1; Domain=localhost; Path=/",
+            "docklet_app=evil",
+            "__HOST-docklet_session=evil; Secure",
+            "=docklet_app=evil",
+            "b=2;DOMAIN = x ;HttpOnly",
+        ] {
             app.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
         }
         app.insert("clear-site-data", HeaderValue::from_static("\"cookies\""));
         let mut out = Vec::new();
         to_browser(&app, false, |name, value| out.push(format!("{name}: {}", value.to_str().unwrap())));
-        assert_eq!(out, ["set-cookie: a=1; Path=/", "set-cookie: b=2;HttpOnly", "referrer-policy: strict-origin-when-cross-origin"]);
+        assert_eq!(
+            out,
+            ["set-cookie: a=1; Path=/", "set-cookie: b=2;HttpOnly", "referrer-policy: strict-origin-when-cross-origin"]
+        );
     }
 
     #[test]
     fn ambiguous_framing_is_refused() {
-        assert_eq!(framing(&front(&[("content-length", "5"), ("transfer-encoding", "chunked")])), Err(FramingError::Both));
+        assert_eq!(
+            framing(&front(&[("content-length", "5"), ("transfer-encoding", "chunked")])),
+            Err(FramingError::Both)
+        );
         assert_eq!(framing(&front(&[("content-length", "5"), ("content-length", "5")])), Err(FramingError::Length));
         assert_eq!(framing(&front(&[("content-length", "+5")])), Err(FramingError::Length));
         assert_eq!(framing(&front(&[("transfer-encoding", "chunked, identity")])), Err(FramingError::Encoding));

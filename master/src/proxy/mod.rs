@@ -157,9 +157,7 @@ pub fn configure(service: &mut web::ServiceConfig, proxy: &Arc<Proxy>) {
                 .default_service(web::to(apps::handle)),
         )
         .service(
-            web::resource("/apps/open")
-                .app_data(web::Data::from(Arc::clone(proxy)))
-                .route(web::get().to(sso::open)),
+            web::resource("/apps/open").app_data(web::Data::from(Arc::clone(proxy))).route(web::get().to(sso::open)),
         )
         .service(
             web::resource("/api/v1/vclusters/{name}/nodes/{node}/terminal")

@@ -35,12 +35,20 @@ impl Trouble {
 
     /// What is said of an app that does not exist and of one that is somebody else's: the same.
     pub fn no_such_app(portal: &str) -> Self {
-        Self::new(Code::NotFound, "There is no such app here", "The address names no node of yours. It may have been deleted, or the address has a typing error.")
-            .leading_to("Your clusters", format!("{portal}/"))
+        Self::new(
+            Code::NotFound,
+            "There is no such app here",
+            "The address names no node of yours. It may have been deleted, or the address has a typing error.",
+        )
+        .leading_to("Your clusters", format!("{portal}/"))
     }
 
     pub fn unavailable() -> Self {
-        let mut trouble = Self::new(Code::Unavailable, "Signing in cannot be checked now", "The accounts cannot be read at the moment. This page tries again by itself.");
+        let mut trouble = Self::new(
+            Code::Unavailable,
+            "Signing in cannot be checked now",
+            "The accounts cannot be read at the moment. This page tries again by itself.",
+        );
         trouble.retry_after = Some(3);
         trouble
     }
@@ -49,13 +57,32 @@ impl Trouble {
     pub fn unreachable(error: &AccessError, app: &AppAddress, portal: &str) -> Self {
         let (node, port) = (&app.node, app.port);
         let (title, detail) = match error {
-            AccessError::NotRunning => ("The node is not running", format!("{node} is stopped or still starting. Start it in the portal; this page opens by itself once it runs.")),
-            AccessError::Refused => ("The app is not running", format!("Nothing listens on port {port} of {node}. Start the app there; this page opens by itself once it answers.")),
-            AccessError::TimedOut => ("The app does not answer", format!("Port {port} of {node} did not answer in time. This page tries again by itself.")),
-            AccessError::WorkerDown(_) | AccessError::Protocol => ("The host of the node cannot be reached", format!("{node} may well be running, but its host does not answer at the moment. This page tries again by itself.")),
+            AccessError::NotRunning => (
+                "The node is not running",
+                format!(
+                    "{node} is stopped or still starting. Start it in the portal; this page opens by itself once it runs."
+                ),
+            ),
+            AccessError::Refused => (
+                "The app is not running",
+                format!(
+                    "Nothing listens on port {port} of {node}. Start the app there; this page opens by itself once it answers."
+                ),
+            ),
+            AccessError::TimedOut => (
+                "The app does not answer",
+                format!("Port {port} of {node} did not answer in time. This page tries again by itself."),
+            ),
+            AccessError::WorkerDown(_) | AccessError::Protocol => (
+                "The host of the node cannot be reached",
+                format!(
+                    "{node} may well be running, but its host does not answer at the moment. This page tries again by itself."
+                ),
+            ),
             AccessError::Failed(reason) => ("The app cannot be reached", reason.message.clone()),
         };
-        let mut trouble = Self::new(Code::BadGateway, title, detail).leading_to("Open the portal", format!("{portal}/vclusters/{}", app.vcluster));
+        let mut trouble = Self::new(Code::BadGateway, title, detail)
+            .leading_to("Open the portal", format!("{portal}/vclusters/{}", app.vcluster));
         trouble.retry_after = Some(3);
         trouble
     }
@@ -90,8 +117,13 @@ impl Trouble {
     }
 
     fn page(&self) -> String {
-        let refresh = self.retry_after.map(|s| format!("<meta http-equiv=\"refresh\" content=\"{s}\">")).unwrap_or_default();
-        let action = self.action.as_ref().map(|(label, href)| format!("<p><a href=\"{}\">{}</a></p>", escape(href), escape(label))).unwrap_or_default();
+        let refresh =
+            self.retry_after.map(|s| format!("<meta http-equiv=\"refresh\" content=\"{s}\">")).unwrap_or_default();
+        let action = self
+            .action
+            .as_ref()
+            .map(|(label, href)| format!("<p><a href=\"{}\">{}</a></p>", escape(href), escape(label)))
+            .unwrap_or_default();
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
              {refresh}<title>{title} · Docklet</title><style>{STYLE}</style></head>\

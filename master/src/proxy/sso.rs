@@ -66,9 +66,14 @@ pub(super) fn ask_to_sign_in(proxy: &Proxy, request: &HttpRequest, app: &AppAddr
         let next = if is_own_path(next) { next } else { "/" };
         return see_other(&open_url(proxy, app, next)).finish();
     }
-    let mut trouble = Trouble::new(Code::NotSignedIn, "Sign in first", "You are signed out. Open the app anew; what a form held must be entered again.")
-        .leading_to("Open the app", open_url(proxy, app, "/"));
-    trouble.close = request.headers().contains_key(header::CONTENT_LENGTH) || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut trouble = Trouble::new(
+        Code::NotSignedIn,
+        "Sign in first",
+        "You are signed out. Open the app anew; what a form held must be entered again.",
+    )
+    .leading_to("Open the app", open_url(proxy, app, "/"));
+    trouble.close = request.headers().contains_key(header::CONTENT_LENGTH)
+        || request.headers().contains_key(header::TRANSFER_ENCODING);
     trouble.answer(headers)
 }
 
@@ -90,7 +95,12 @@ pub async fn open(request: HttpRequest, query: web::Query<OpenQuery>, proxy: web
     };
     let next = query.next.as_deref().unwrap_or("/");
     if !is_own_path(next) {
-        return Trouble::new(Code::Invalid, "The address is not valid", "`next` is a path that begins with a single '/'.").answer(headers);
+        return Trouble::new(
+            Code::Invalid,
+            "The address is not valid",
+            "`next` is a path that begins with a single '/'.",
+        )
+        .answer(headers);
     }
     let visitor = match visitor::at_portal(&proxy, headers).await {
         Ok(Some(visitor)) => visitor,
@@ -129,7 +139,9 @@ struct RedeemQuery {
 pub(super) async fn redeem(proxy: &Proxy, request: &HttpRequest, app: &AppAddress) -> HttpResponse {
     let headers = request.headers();
     if *request.method() != Method::GET {
-        return Trouble::new(Code::MethodNotAllowed, "Only GET is supported here", "Open the app from the portal.").closing().answer(headers);
+        return Trouble::new(Code::MethodNotAllowed, "Only GET is supported here", "Open the app from the portal.")
+            .closing()
+            .answer(headers);
     }
     let query = web::Query::<RedeemQuery>::from_query(request.query_string()).ok();
     let next = query.as_ref().and_then(|query| query.next.as_deref()).filter(|next| is_own_path(next)).unwrap_or("/");
@@ -138,7 +150,8 @@ pub(super) async fn redeem(proxy: &Proxy, request: &HttpRequest, app: &AppAddres
         Ok(Some(secret)) => secret,
         Ok(None) => {
             let detail = "Such a link is good once and for half a minute.";
-            let trouble = Trouble::new(Code::NotAllowed, "This link has expired", detail).leading_to("Open the app", open_url(proxy, app, next));
+            let trouble = Trouble::new(Code::NotAllowed, "This link has expired", detail)
+                .leading_to("Open the app", open_url(proxy, app, next));
             return trouble.answer(headers);
         }
         Err(error) => return unavailable(&error, headers),
@@ -163,7 +176,18 @@ mod tests {
         for good in ["/", "/lab?a=b#c", "/a//b", "/%5c"] {
             assert!(is_own_path(good), "{good}");
         }
-        for bad in ["", "lab", "//evil", "/\\evil", "/a\\b", "http://evil", "/\n/evil", "/é", "/.docklet/open?ticket=x", "/\t/evil"] {
+        for bad in [
+            "",
+            "lab",
+            "//evil",
+            "/\\evil",
+            "/a\\b",
+            "http://evil",
+            "/\n/evil",
+            "/é",
+            "/.docklet/open?ticket=x",
+            "/\t/evil",
+        ] {
             assert!(!is_own_path(bad), "{bad:?}");
         }
     }

@@ -27,11 +27,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Proxy;
 use super::agent::{AccessError, NodeStream, ShellName, WindowSize};
 use super::pages::Trouble;
 use super::socket::{ClientSocket, Heart};
 use super::visitor::{self, Visitor};
-use super::Proxy;
 use crate::auth::csrf;
 
 /// Bytes on their way to a client with `flow=ack`, at most.
@@ -74,7 +74,13 @@ enum ToClient {
 }
 
 /// Opens a shell.
-pub async fn handle(request: HttpRequest, body: web::Payload, path: web::Path<(String, String)>, query: web::Query<TerminalQuery>, proxy: web::Data<Proxy>) -> HttpResponse {
+pub async fn handle(
+    request: HttpRequest,
+    body: web::Payload,
+    path: web::Path<(String, String)>,
+    query: web::Query<TerminalQuery>,
+    proxy: web::Data<Proxy>,
+) -> HttpResponse {
     let proxy = proxy.into_inner();
     let (visitor, stream) = match open(&proxy, &request, &path, &query).await {
         Ok(opened) => opened,
@@ -84,7 +90,8 @@ pub async fn handle(request: HttpRequest, body: web::Payload, path: web::Path<(S
         Ok(upgraded) => upgraded,
         Err(_) => return not_a_websocket().closing().answer(request.headers()),
     };
-    let messages = messages.max_frame_size(frame::MAX_PAYLOAD).aggregate_continuations().max_continuation_size(frame::MAX_PAYLOAD);
+    let messages =
+        messages.max_frame_size(frame::MAX_PAYLOAD).aggregate_continuations().max_continuation_size(frame::MAX_PAYLOAD);
     let acknowledged = query.flow.as_deref() == Some("ack");
     let heart = Heart::default();
     let life = Rc::clone(heart.life());
@@ -128,8 +135,19 @@ fn invalid(detail: &'static str) -> Trouble {
 }
 
 /// Everything that can be refused is refused before the handshake, as an ordinary answer.
-async fn open(proxy: &Proxy, request: &HttpRequest, path: &(String, String), query: &TerminalQuery) -> Result<(Visitor, NodeStream), Trouble> {
-    let missing = || Trouble::new(Code::NotFound, "There is no such node", "There is no node of that name in a vcluster of that name.");
+async fn open(
+    proxy: &Proxy,
+    request: &HttpRequest,
+    path: &(String, String),
+    query: &TerminalQuery,
+) -> Result<(Visitor, NodeStream), Trouble> {
+    let missing = || {
+        Trouble::new(
+            Code::NotFound,
+            "There is no such node",
+            "There is no node of that name in a vcluster of that name.",
+        )
+    };
     if !request.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         return Err(not_a_websocket());
     }
@@ -146,7 +164,8 @@ async fn open(proxy: &Proxy, request: &HttpRequest, path: &(String, String), que
     if !matches!(query.flow.as_deref(), None | Some("ack")) {
         return Err(invalid("`flow` is `ack` or absent."));
     }
-    let shell = ShellName::parse(query.session.as_deref().unwrap_or("main")).ok_or_else(|| invalid("`session` has 1 to 40 characters of a-z, 0-9 and '-'."))?;
+    let shell = ShellName::parse(query.session.as_deref().unwrap_or("main"))
+        .ok_or_else(|| invalid("`session` has 1 to 40 characters of a-z, 0-9 and '-'."))?;
     let size = WindowSize { cols: query.cols.unwrap_or(80), rows: query.rows.unwrap_or(24) };
     if !is_plausible(size) {
         return Err(invalid("`cols` and `rows` are from 1 to 1000."));
@@ -172,9 +191,17 @@ fn visitors_shell(visitor: &UserName, shell: &ShellName) -> ShellName {
 
 fn no_shell(error: &AccessError) -> Trouble {
     match error {
-        AccessError::NotRunning => Trouble::new(Code::WrongState, "The node is not running", "The node is stopped or still starting. Start it, then open the terminal."),
-        AccessError::Failed(reason) => Trouble::new(Code::BadGateway, "The shell cannot be started", reason.message.clone()),
-        other => Trouble::new(Code::BadGateway, "The node cannot be reached", format!("{other}. Try again in a moment.")),
+        AccessError::NotRunning => Trouble::new(
+            Code::WrongState,
+            "The node is not running",
+            "The node is stopped or still starting. Start it, then open the terminal.",
+        ),
+        AccessError::Failed(reason) => {
+            Trouble::new(Code::BadGateway, "The shell cannot be started", reason.message.clone())
+        }
+        other => {
+            Trouble::new(Code::BadGateway, "The node cannot be reached", format!("{other}. Try again in a moment."))
+        }
     }
 }
 
@@ -186,13 +213,19 @@ async fn signed_in(proxy: &Proxy, request: &HttpRequest) -> Result<Visitor, Trou
     } else {
         let origin = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
         if !origin.is_some_and(|origin| csrf::is_own_origin(request, &proxy.portal, origin)) {
-            return Err(Trouble::new(Code::NotAllowed, "Another site asked for this", "A terminal opens only from the portal's own pages."));
+            return Err(Trouble::new(
+                Code::NotAllowed,
+                "Another site asked for this",
+                "A terminal opens only from the portal's own pages.",
+            ));
         }
         visitor::at_portal(proxy, headers).await
     };
     match found {
         Ok(Some(visitor)) => Ok(visitor),
-        Ok(None) => Err(Trouble::new(Code::NotSignedIn, "Sign in first", "Sign in to the portal, then open the terminal.")),
+        Ok(None) => {
+            Err(Trouble::new(Code::NotSignedIn, "Sign in first", "Sign in to the portal, then open the terminal."))
+        }
         Err(error) => {
             visitor::log_failure(&error);
             Err(Trouble::unavailable())
@@ -253,7 +286,13 @@ enum End {
 }
 
 /// Carries both ways until one of them ends. The shell itself goes on without us.
-async fn carry(visitor: &Visitor, stream: NodeStream, session: Session, messages: AggregatedMessageStream, acknowledged: bool) {
+async fn carry(
+    visitor: &Visitor,
+    stream: NodeStream,
+    session: Session,
+    messages: AggregatedMessageStream,
+    acknowledged: bool,
+) {
     let credit = Credit::new(acknowledged);
     let heard = Cell::new(Instant::now());
     let (reader, writer) = tokio::io::split(stream);
@@ -297,7 +336,12 @@ async fn output(mut reader: ReadHalf<NodeStream>, mut session: Session, credit: 
     }
 }
 
-async fn data(reader: &mut ReadHalf<NodeStream>, session: &mut Session, credit: &Credit, mut left: usize) -> Option<End> {
+async fn data(
+    reader: &mut ReadHalf<NodeStream>,
+    session: &mut Session,
+    credit: &Credit,
+    mut left: usize,
+) -> Option<End> {
     while left > 0 {
         let mut piece = BytesMut::zeroed(credit.available().await.min(left));
         let Ok(n @ 1..) = reader.read(&mut piece).await else {
@@ -333,7 +377,13 @@ async fn control(reader: &mut ReadHalf<NodeStream>, session: &mut Session, lengt
 }
 
 /// From the client to the shell.
-async fn input(mut writer: WriteHalf<NodeStream>, mut messages: AggregatedMessageStream, mut session: Session, credit: &Credit, heard: &Cell<Instant>) -> End {
+async fn input(
+    mut writer: WriteHalf<NodeStream>,
+    mut messages: AggregatedMessageStream,
+    mut session: Session,
+    credit: &Credit,
+    heard: &Cell<Instant>,
+) -> End {
     loop {
         let message = match messages.next().await {
             Some(Ok(message)) => message,
@@ -348,7 +398,9 @@ async fn input(mut writer: WriteHalf<NodeStream>, mut messages: AggregatedMessag
                     credit.acknowledge(bytes);
                     Ok(())
                 }
-                Ok(FromClient::Resize { cols, rows }) if is_plausible(WindowSize { cols, rows }) => write_control(&mut writer, &Control::Resize { cols, rows }).await,
+                Ok(FromClient::Resize { cols, rows }) if is_plausible(WindowSize { cols, rows }) => {
+                    write_control(&mut writer, &Control::Resize { cols, rows }).await
+                }
                 Ok(FromClient::Close {}) => write_control(&mut writer, &Control::Close).await,
                 Ok(FromClient::Resize { .. }) | Err(_) => return End::Nonsense("a text message is no control"),
             },

@@ -139,8 +139,10 @@ pub struct Ends {
 pub fn join(proxy: &Arc<Proxy>, ends: Ends, visitor: Visitor, permit: Rc<Permit>) -> TunnelBody {
     let heart = Heart::default();
     let life = Rc::clone(heart.life());
-    let shared = Rc::new(Shared { stream: RefCell::new(Some(ends.stream)), reader: RefCell::new(None), life: Rc::clone(&life) });
-    let body = TunnelBody { shared: Rc::clone(&shared), first: (!ends.first.is_empty()).then_some(ends.first), _heart: heart };
+    let shared =
+        Rc::new(Shared { stream: RefCell::new(Some(ends.stream)), reader: RefCell::new(None), life: Rc::clone(&life) });
+    let body =
+        TunnelBody { shared: Rc::clone(&shared), first: (!ends.first.is_empty()).then_some(ends.first), _heart: heart };
     let proxy = Arc::clone(proxy);
     proxy.counters.tunnels_open.fetch_add(1, Ordering::Relaxed);
     actix_web::rt::spawn(async move {

@@ -76,7 +76,9 @@ impl Pool {
     fn close_old(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_, kept| {
-            kept.retain(|one| !one.sender.is_closed() && !one.ended.has_ended() && one.since.elapsed() < self.limits.keep);
+            kept.retain(|one| {
+                !one.sender.is_closed() && !one.ended.has_ended() && one.since.elapsed() < self.limits.keep
+            });
             !kept.is_empty()
         });
         idle.is_empty()
@@ -123,7 +125,9 @@ pub enum UpstreamError {
 /// Dials the app.
 pub async fn dial(proxy: &Proxy, target: &RouteTarget, port: u16) -> Result<NodeStream, AccessError> {
     Counters::add(&proxy.counters.dials);
-    let dialled = tokio::time::timeout(proxy.limits.dial, proxy.access.dial(target, port)).await.unwrap_or(Err(AccessError::TimedOut));
+    let dialled = tokio::time::timeout(proxy.limits.dial, proxy.access.dial(target, port))
+        .await
+        .unwrap_or(Err(AccessError::TimedOut));
     if dialled.is_err() {
         Counters::add(&proxy.counters.dial_failures);
     }

@@ -116,7 +116,9 @@ impl Planner {
             }
             Decision::ForgetNode { host, id, revision } => {
                 let at = key(Key::NodePlan(host.clone(), id));
-                txn.when(Compare::Unchanged { key: at.clone(), revision }).delete(at).delete(key(Key::NodeReport(host, id)))
+                txn.when(Compare::Unchanged { key: at.clone(), revision })
+                    .delete(at)
+                    .delete(key(Key::NodeReport(host, id)))
             }
             Decision::PutShare { host, plan, revision } => {
                 let at = key(Key::VclusterPlan(host, plan.id));
@@ -124,7 +126,9 @@ impl Planner {
             }
             Decision::ForgetShare { host, id, revision } => {
                 let at = key(Key::VclusterPlan(host.clone(), id));
-                txn.when(Compare::Unchanged { key: at.clone(), revision }).delete(at).delete(key(Key::VclusterReport(host, id)))
+                txn.when(Compare::Unchanged { key: at.clone(), revision })
+                    .delete(at)
+                    .delete(key(Key::VclusterReport(host, id)))
             }
             Decision::ForgetVcluster { spec } => {
                 let owner = &spec.value.owner;

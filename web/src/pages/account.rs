@@ -38,11 +38,7 @@ pub struct AccountPage {
 
 impl AccountPage {
     fn themes(&self) -> [(Theme, &'static str, &'static str); 3] {
-        [
-            (Theme::Auto, "Like the system", "device"),
-            (Theme::Light, "Light", "sun"),
-            (Theme::Dark, "Dark", "moon"),
-        ]
+        [(Theme::Auto, "Like the system", "device"), (Theme::Light, "Light", "sun"), (Theme::Dark, "Dark", "moon")]
     }
 
     fn general_errors(&self) -> Vec<&str> {
@@ -75,7 +71,8 @@ impl SessionRow {
             ("Mac OS", "macOS"),
             ("Linux", "Linux"),
         ];
-        let find = |list: &[(&str, &'static str)]| list.iter().find(|(key, _)| agent.contains(key)).map(|(_, name)| *name);
+        let find =
+            |list: &[(&str, &'static str)]| list.iter().find(|(key, _)| agent.contains(key)).map(|(_, name)| *name);
         match (find(&browser), find(&system)) {
             (Some(browser), Some(system)) => format!("{browser} on {system}"),
             (Some(one), None) | (None, Some(one)) => one.to_owned(),

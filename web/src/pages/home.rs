@@ -120,7 +120,9 @@ impl HomeState {
     }
 
     fn total_memory(&self) -> String {
-        html::mib(self.vclusters.iter().map(|v| u64::from(v.view.nodes) * u64::from(v.view.size.memory_mib)).sum::<u64>())
+        html::mib(
+            self.vclusters.iter().map(|v| u64::from(v.view.nodes) * u64::from(v.view.size.memory_mib)).sum::<u64>(),
+        )
     }
 
     fn running(&self) -> usize {

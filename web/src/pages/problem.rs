@@ -21,7 +21,9 @@ impl ErrorPage {
         match self.problem.code {
             Code::NotSignedIn => "Sign in and try again.",
             Code::AccountDisabled | Code::NotAllowed => "Ask an administrator if you need this.",
-            Code::OverQuota => "Delete or shrink a cluster that you no longer need, or ask an administrator for a larger quota.",
+            Code::OverQuota => {
+                "Delete or shrink a cluster that you no longer need, or ask an administrator for a larger quota."
+            }
             Code::Conflict => "Look at the page again, then repeat what you wanted.",
             Code::WrongState => "Wait until the present change is through, then try again.",
             Code::Timeout | Code::TooManyRequests => "Wait a moment, then try again.",

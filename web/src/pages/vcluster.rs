@@ -106,7 +106,10 @@ impl VclusterState {
     }
 
     fn can_stop(&self) -> bool {
-        matches!(self.view.status, Status::Running | Status::Degraded | Status::Starting | Status::Pending | Status::Failed)
+        matches!(
+            self.view.status,
+            Status::Running | Status::Degraded | Status::Starting | Status::Pending | Status::Failed
+        )
     }
 
     fn is_deleting(&self) -> bool {
@@ -133,9 +136,10 @@ impl VclusterState {
 
     /// The reason to show: the vcluster's, or that of its newest operation when it failed.
     fn reason(&self) -> Option<&Reason> {
-        self.view.reason.as_ref().or_else(|| {
-            self.operations.first().filter(|op| op.outcome == "failed").and_then(|op| op.reason.as_ref())
-        })
+        self.view
+            .reason
+            .as_ref()
+            .or_else(|| self.operations.first().filter(|op| op.outcome == "failed").and_then(|op| op.reason.as_ref()))
     }
 
     fn cli(&self, command: &str, rest: &str) -> String {

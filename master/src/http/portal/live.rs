@@ -147,7 +147,10 @@ async fn follow_vcluster(followed: Followed, sources: Sources, sink: Sink) {
                         }
                     }
                     Err(error) => {
-                        return tracing::error!(error = chain(&error), "a piece of a vcluster's page cannot be written");
+                        return tracing::error!(
+                            error = chain(&error),
+                            "a piece of a vcluster's page cannot be written"
+                        );
                     }
                 }
             }

@@ -108,7 +108,8 @@ async fn every_reply_has_its_error() {
         async move { stream.write_all(&reply).await.unwrap() }
     })
     .await;
-    let is = |error: &AccessError, what: &str| assert!(format!("{error:?}").starts_with(what), "{error:?} is not {what}");
+    let is =
+        |error: &AccessError, what: &str| assert!(format!("{error:?}").starts_with(what), "{error:?} is not {what}");
     for (answer, what) in [
         (AgentReply::NotRunning, "NotRunning"),
         (AgentReply::Refused, "Refused"),
@@ -127,7 +128,14 @@ async fn every_reply_has_its_error() {
     assert_eq!(worker.client.logs(&worker.target, 10).await.unwrap(), "booted");
     let output = ExecOutput { exit_code: 3, stdout: "x".repeat(1 << 20), stderr: String::new(), truncated: true };
     *reply.lock() = AgentReply::Exec(output.clone());
-    assert_eq!(worker.client.exec(&worker.target, vec!["true".to_owned()], String::new(), Duration::from_secs(1)).await.unwrap(), output);
+    assert_eq!(
+        worker
+            .client
+            .exec(&worker.target, vec!["true".to_owned()], String::new(), Duration::from_secs(1))
+            .await
+            .unwrap(),
+        output
+    );
     is(&worker.client.logs(&worker.target, 10).await.err().unwrap(), "Protocol");
 }
 
@@ -143,7 +151,8 @@ async fn a_worker_that_is_not_there_or_breaks_off_is_down() {
 async fn a_reply_that_is_too_large_or_no_json_is_not_believed() {
     let large = worker(|_, mut stream| async move { stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap() }).await;
     assert!(matches!(large.client.dial(&large.target, 1).await.err().unwrap(), AccessError::Protocol));
-    let nonsense = worker(|_, mut stream| async move { stream.write_all(&[0, 0, 0, 2, b'{', b'{']).await.unwrap() }).await;
+    let nonsense =
+        worker(|_, mut stream| async move { stream.write_all(&[0, 0, 0, 2, b'{', b'{']).await.unwrap() }).await;
     assert!(matches!(nonsense.client.dial(&nonsense.target, 1).await.err().unwrap(), AccessError::Protocol));
 }
 

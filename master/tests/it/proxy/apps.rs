@@ -32,7 +32,13 @@ async fn a_request_reaches_the_app_with_the_public_host_and_without_secrets() {
     assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
     let head = seen.last_head().to_ascii_lowercase();
     assert!(head.starts_with("get /lab/tree?a=%2f&b=c http/1.1\r\n"), "{head}");
-    for line in [format!("host: {}", door.host(&app)), "cookie: theme=dark".into(), "x-forwarded-for: 127.0.0.1".into(), "x-forwarded-proto: http".into(), "accept-encoding: br".into()] {
+    for line in [
+        format!("host: {}", door.host(&app)),
+        "cookie: theme=dark".into(),
+        "x-forwarded-for: 127.0.0.1".into(),
+        "x-forwarded-proto: http".into(),
+        "accept-encoding: br".into(),
+    ] {
         assert!(head.lines().any(|l| l == line), "{line:?} is missing in\n{head}");
     }
     for gone in ["docklet", "authorization", "6.6.6.6", "evil", "connection: close"] {
@@ -63,7 +69,11 @@ async fn an_answer_is_narrowed_to_its_origin() {
 async fn others_find_nothing_and_administrators_everything() {
     let door = Door::open().await;
     let (at, seen) = canned(OK).await;
-    let (alice, bob, root) = (door.person("alice", Role::User).await, door.person("bob", Role::User).await, door.person("root", Role::Admin).await);
+    let (alice, bob, root) = (
+        door.person("alice", Role::User).await,
+        door.person("bob", Role::User).await,
+        door.person("root", Role::Admin).await,
+    );
     let app = door.app("alice", at);
     let foreign = format!("/apps/open?host={}", door.host(&app));
     let unknown = foreign.replace("alice", "nobody");
@@ -90,7 +100,12 @@ async fn others_find_nothing_and_administrators_everything() {
 #[actix_web::test]
 async fn a_name_below_the_domain_never_shows_the_portal() {
     let door = Door::open().await;
-    for host in ["x.localhost", "8888--node1--demo--alice.localhost.", "0--node1--demo--alice.localhost", "a.8888--node1--demo--alice.localhost"] {
+    for host in [
+        "x.localhost",
+        "8888--node1--demo--alice.localhost.",
+        "0--node1--demo--alice.localhost",
+        "a.8888--node1--demo--alice.localhost",
+    ] {
         let reply = door.get(host, "/", &[]).await;
         assert_eq!(reply.status, 404, "{host}");
     }
@@ -105,11 +120,19 @@ async fn a_stopped_node_and_a_silent_port_are_told_kindly() {
     let cookie = door.app_cookie(&alice, &app).await;
     let page = door.get(&door.host(&app), "/", &[("cookie", &cookie), ("accept", "text/html")]).await;
     assert_eq!((page.status, page.header("content-type")), (502, Some("text/html; charset=utf-8")));
-    assert!(page.text().contains("Nothing listens on port 8888 of node1") && page.text().contains("http-equiv=\"refresh\""), "{}", page.text());
+    assert!(
+        page.text().contains("Nothing listens on port 8888 of node1") && page.text().contains("http-equiv=\"refresh\""),
+        "{}",
+        page.text()
+    );
     door.nodes.set_running(node, false);
     let problem = door.get(&door.host(&app), "/api", &[("cookie", &cookie)]).await;
     assert_eq!((problem.status, problem.header("content-type")), (502, Some("application/problem+json")));
-    assert!(problem.text().contains("\"code\":\"bad_gateway\"") && problem.text().contains("stopped or still starting"), "{}", problem.text());
+    assert!(
+        problem.text().contains("\"code\":\"bad_gateway\"") && problem.text().contains("stopped or still starting"),
+        "{}",
+        problem.text()
+    );
 }
 
 #[actix_web::test]
@@ -184,7 +207,11 @@ async fn methods_and_answers_without_a_body() {
         let app = door.app("alice", at);
         let cookie = door.app_cookie(&alice, &app).await;
         let reply = exchange(door.at, method, &door.host(&app), "/", &[("cookie", &cookie)], b"").await;
-        assert_eq!((reply.status, reply.header("content-length"), reply.body.len()), (status, length, 0), "{method} {answer:?}");
+        assert_eq!(
+            (reply.status, reply.header("content-length"), reply.body.len()),
+            (status, length, 0),
+            "{method} {answer:?}"
+        );
         assert!(seen.last_head().starts_with(method));
     }
 }
@@ -224,7 +251,11 @@ async fn an_answer_that_breaks_off_breaks_off() {
     let alice = door.person("alice", Role::User).await;
     let app = door.app("alice", at);
     let cookie = door.app_cookie(&alice, &app).await;
-    let raw = send_raw(door.at, format!("GET / HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", door.host(&app)).as_bytes()).await;
+    let raw = send_raw(
+        door.at,
+        format!("GET / HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", door.host(&app)).as_bytes(),
+    )
+    .await;
     assert!(!raw.ends_with(b"0\r\n\r\n"), "the break must not look like an end");
 }
 
@@ -243,7 +274,10 @@ async fn a_large_answer_takes_no_memory_and_waits_for_its_reader() {
     let cookie = door.app_cookie(&alice, &app).await;
     let before = resident();
     let mut stream = TcpStream::connect(door.at).await.unwrap();
-    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", door.host(&app)).as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("GET / HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", door.host(&app)).as_bytes())
+        .await
+        .unwrap();
     let head = read_head(&mut stream).await;
     assert_eq!(head.header("content-length"), Some(LENGTH.to_string().as_str()));
     // Nobody reads: the app stops being read from.
@@ -280,7 +314,11 @@ async fn a_large_upload_takes_no_memory() {
     let cookie = door.app_cookie(&alice, &app).await;
     let before = resident();
     let mut stream = TcpStream::connect(door.at).await.unwrap();
-    let head = format!("POST /up HTTP/1.1\r\nHost: {}\r\nOrigin: {}\r\nCookie: {cookie}\r\nContent-Length: {LENGTH}\r\n\r\n", door.host(&app), door.origin(&app));
+    let head = format!(
+        "POST /up HTTP/1.1\r\nHost: {}\r\nOrigin: {}\r\nCookie: {cookie}\r\nContent-Length: {LENGTH}\r\n\r\n",
+        door.host(&app),
+        door.origin(&app)
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let piece = vec![b'x'; 256 * 1024];
     let mut peak = 0;
@@ -308,8 +346,12 @@ async fn an_upload_of_unknown_length_stays_chunked() {
             let n = stream.read(&mut piece).await.unwrap();
             rest.extend_from_slice(&piece[..n]);
         }
-        let answer = Reply::parse(&[b"HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n", rest.as_slice()].concat()).unwrap().text();
-        let _sent = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).as_bytes()).await;
+        let answer = Reply::parse(&[b"HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n", rest.as_slice()].concat())
+            .unwrap()
+            .text();
+        let _sent = stream
+            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).as_bytes())
+            .await;
     })
     .await;
     let alice = door.person("alice", Role::User).await;
@@ -347,7 +389,8 @@ async fn silence_has_an_end_and_signing_out_ends_a_stream() {
     stream.write_all(request.as_bytes()).await.unwrap();
     assert_eq!(read_head(&mut stream).await.status, 200);
     assert!(client::closes_within(&mut stream, Duration::from_secs(5)).await);
-    eventually(Duration::from_secs(2), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(2), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0)
+        .await;
 }
 
 #[actix_web::test]
@@ -370,14 +413,16 @@ async fn a_stream_ends_with_its_reader_and_with_the_sign_in() {
     stream.write_all(request.as_bytes()).await.unwrap();
     assert_eq!(read_head(&mut stream).await.status, 200);
     drop(stream);
-    eventually(Duration::from_secs(12), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(12), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0)
+        .await;
     // Another is signed out.
     let mut stream = TcpStream::connect(door.at).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     assert_eq!(read_head(&mut stream).await.status, 200);
     door.sessions.end(&alice.session).await.unwrap();
     assert!(client::closes_within(&mut stream, Duration::from_secs(2)).await);
-    eventually(Duration::from_secs(2), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(2), "the app's connection is closed", || seen.open.load(Ordering::SeqCst) == 0)
+        .await;
     assert_eq!(door.get(&door.host(&app), "/", &[("cookie", &cookie)]).await.status, 401);
 }
 
@@ -404,7 +449,14 @@ async fn a_node_has_a_bounded_number_of_requests() {
     }
     let mut refused = 0;
     for _ in 0..200 {
-        refused = door.get(&door.host(&app), "/x", &[("cookie", &cookie), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]).await.status;
+        refused = door
+            .get(
+                &door.host(&app),
+                "/x",
+                &[("cookie", &cookie), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+            )
+            .await
+            .status;
         if refused == 503 {
             break;
         }
@@ -420,7 +472,11 @@ async fn a_slow_upload_has_all_the_time_and_a_stuck_one_has_not() {
     let alice = door.person("alice", Role::User).await;
     let app = door.app("alice", at);
     let cookie = door.app_cookie(&alice, &app).await;
-    let head = format!("POST /up HTTP/1.1\r\nHost: {}\r\nOrigin: {}\r\nCookie: {cookie}\r\nContent-Length: 5\r\n\r\n", door.host(&app), door.origin(&app));
+    let head = format!(
+        "POST /up HTTP/1.1\r\nHost: {}\r\nOrigin: {}\r\nCookie: {cookie}\r\nContent-Length: 5\r\n\r\n",
+        door.host(&app),
+        door.origin(&app)
+    );
     let mut slow = TcpStream::connect(door.at).await.unwrap();
     slow.write_all(head.as_bytes()).await.unwrap();
     for _ in 0..5 {
@@ -433,5 +489,6 @@ async fn a_slow_upload_has_all_the_time_and_a_stuck_one_has_not() {
     assert_eq!(read_head(&mut stuck).await.status, 502);
     assert!(client::closes_within(&mut stuck, Duration::from_secs(8)).await);
     drop(slow);
-    eventually(Duration::from_secs(2), "the app's connections are closed", || seen.open.load(Ordering::SeqCst) <= 1).await;
+    eventually(Duration::from_secs(2), "the app's connections are closed", || seen.open.load(Ordering::SeqCst) <= 1)
+        .await;
 }

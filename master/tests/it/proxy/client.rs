@@ -35,7 +35,10 @@ impl Reply {
         let head = String::from_utf8_lossy(&raw[..end]).into_owned();
         let mut lines = head.split("\r\n");
         let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-        let headers = lines.filter_map(|line| line.split_once(':')).map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned())).collect();
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
         let mut reply = Self { status, headers, body: raw[end + 4..].to_vec() };
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = unchunk(&reply.body);
@@ -58,7 +61,14 @@ fn unchunk(mut raw: &[u8]) -> Vec<u8> {
 }
 
 /// One request on a connection of its own.
-pub async fn exchange(at: SocketAddr, method: &str, host: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub async fn exchange(
+    at: SocketAddr,
+    method: &str,
+    host: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     if !body.is_empty() {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));

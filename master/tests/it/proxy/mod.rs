@@ -72,7 +72,12 @@ impl NodeAccess for FakeNodes {
         self.dial(target, port).await.map(|_| ())
     }
 
-    async fn terminal(&self, target: &RouteTarget, shell: &ShellName, _: WindowSize) -> Result<NodeStream, AccessError> {
+    async fn terminal(
+        &self,
+        target: &RouteTarget,
+        shell: &ShellName,
+        _: WindowSize,
+    ) -> Result<NodeStream, AccessError> {
         self.must_run(target.node)?;
         Ok(self.shells.attach(target.node, shell.as_str()))
     }
@@ -137,7 +142,9 @@ impl Door {
         let served = Arc::clone(&proxy);
         let server = HttpServer::new(move || {
             let portal = || async { HttpResponse::Ok().body("the portal") };
-            App::new().configure(|service| docklet_master::proxy::configure(service, &served)).default_service(web::to(portal))
+            App::new()
+                .configure(|service| docklet_master::proxy::configure(service, &served))
+                .default_service(web::to(portal))
         })
         .on_connect(docklet_master::proxy::socket::on_connect)
         .workers(1)
@@ -147,7 +154,18 @@ impl Door {
         .run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { at, public, sessions, db, nodes, routes, proxy, known: Mutex::default(), server: handle, _directory: directory }
+        Self {
+            at,
+            public,
+            sessions,
+            db,
+            nodes,
+            routes,
+            proxy,
+            known: Mutex::default(),
+            server: handle,
+            _directory: directory,
+        }
     }
 
     pub async fn person(&self, name: &str, role: Role) -> Person {
@@ -163,7 +181,10 @@ impl Door {
         let mut known = self.known.lock();
         known.retain(|(other, _)| other.user != app.user);
         known.push((app.clone(), RouteTarget { node, host: "host1".parse().unwrap() }));
-        let table: RouteTable = known.iter().map(|(app, target)| ((app.user.clone(), app.vcluster.clone(), app.node.clone()), target.clone())).collect();
+        let table: RouteTable = known
+            .iter()
+            .map(|(app, target)| ((app.user.clone(), app.vcluster.clone(), app.node.clone()), target.clone()))
+            .collect();
         self.routes.replace(table);
         self.nodes.set_running(node, true);
         (node, app)

@@ -25,7 +25,10 @@ async fn a_page_without_a_cookie_comes_back_with_one() {
     // Signed out of the portal too: sign in first, and then go on.
     let signed_out = door.get(&portal, &open, &[PAGE]).await;
     let to = signed_out.header("location").unwrap();
-    assert!(signed_out.status == 303 && to.starts_with(&format!("http://{portal}/sign-in?next=%2Fapps%2Fopen%3Fhost%3D")), "{to}");
+    assert!(
+        signed_out.status == 303 && to.starts_with(&format!("http://{portal}/sign-in?next=%2Fapps%2Fopen%3Fhost%3D")),
+        "{to}"
+    );
 
     let opened = door.get(&portal, &open, &[PAGE, ("cookie", &alice.cookie())]).await;
     let to = opened.header("location").unwrap().to_owned();
@@ -35,7 +38,13 @@ async fn a_page_without_a_cookie_comes_back_with_one() {
     let redeemed = door.get(&host, path, &[PAGE]).await;
     assert_eq!((redeemed.status, redeemed.header("location")), (303, Some("/lab?x=1&y=%20")));
     let cookie = redeemed.header("set-cookie").unwrap();
-    assert!(cookie.starts_with("docklet_app=") && cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax") && cookie.contains("Path=/"), "{cookie}");
+    assert!(
+        cookie.starts_with("docklet_app=")
+            && cookie.contains("HttpOnly")
+            && cookie.contains("SameSite=Lax")
+            && cookie.contains("Path=/"),
+        "{cookie}"
+    );
     assert!(!cookie.contains("Domain"), "{cookie}");
     let pair = cookie.split(';').next().unwrap();
     assert_eq!(door.get(&host, "/lab", &[PAGE, ("cookie", pair)]).await.status, 200);
@@ -51,7 +60,9 @@ async fn a_ticket_is_good_once_for_one_host_for_a_moment() {
     let app = door.app("alice", at);
     let host = door.host(&app);
     let ticket = |token: String| format!("/.docklet/open?ticket={token}&next=%2F");
-    let issue = || async { ticket(door.sessions.issue_app_ticket(&alice.session, &app.label()).await.unwrap().reveal().to_owned()) };
+    let issue = || async {
+        ticket(door.sessions.issue_app_ticket(&alice.session, &app.label()).await.unwrap().reveal().to_owned())
+    };
 
     let path = issue().await;
     assert_eq!(door.get(&host, &path, &[]).await.status, 303);
@@ -63,7 +74,10 @@ async fn a_ticket_is_good_once_for_one_host_for_a_moment() {
 
     let (old, hash) = ("expired", docklet_master::auth::token::TokenHash::of("expired"));
     let kind = docklet_master_db::app_tokens::AppTokenKind::Ticket;
-    door.db.add_app_token(kind, hash.as_str(), alice.session.as_str(), &app.label(), Micros::now().plus_seconds(-1)).await.unwrap();
+    door.db
+        .add_app_token(kind, hash.as_str(), alice.session.as_str(), &app.label(), Micros::now().plus_seconds(-1))
+        .await
+        .unwrap();
     assert_eq!(door.get(&host, &ticket(old.into()), &[]).await.status, 403, "used too late");
 
     // Of two at once, one gets in.
@@ -82,19 +96,41 @@ async fn nothing_leads_to_another_site() {
     let (at, _) = canned(OK).await;
     let alice = door.person("alice", Role::User).await;
     let app = door.app("alice", at);
-    for next in ["%2F%2Fevil.example", "http%3A%2F%2Fevil.example", "%2F%5Cevil.example", "%2F%0Aevil", "evil", "%2F.docklet%2Fopen%3Fticket%3Dx"] {
+    for next in [
+        "%2F%2Fevil.example",
+        "http%3A%2F%2Fevil.example",
+        "%2F%5Cevil.example",
+        "%2F%0Aevil",
+        "evil",
+        "%2F.docklet%2Fopen%3Fticket%3Dx",
+    ] {
         let open = format!("/apps/open?host={}&next={next}", door.host(&app));
         assert_eq!(door.get(&door.portal_host(), &open, &[("cookie", &alice.cookie())]).await.status, 422, "{next}");
         let token = door.sessions.issue_app_ticket(&alice.session, &app.label()).await.unwrap();
-        let redeemed = door.get(&door.host(&app), &format!("/.docklet/open?ticket={}&next={next}", token.reveal()), &[]).await;
+        let redeemed =
+            door.get(&door.host(&app), &format!("/.docklet/open?ticket={}&next={next}", token.reveal()), &[]).await;
         assert_eq!((redeemed.status, redeemed.header("location")), (303, Some("/")), "{next}");
     }
-    for host in ["evil.example", "8888--node1--demo--alice.evil.example", "8888--node1--demo--alice.localhost.evil.example", "8888--node1--demo--alice.localhost%40evil.example", ""] {
-        let reply = door.get(&door.portal_host(), &format!("/apps/open?host={host}&next=%2F"), &[("cookie", &alice.cookie())]).await;
+    for host in [
+        "evil.example",
+        "8888--node1--demo--alice.evil.example",
+        "8888--node1--demo--alice.localhost.evil.example",
+        "8888--node1--demo--alice.localhost%40evil.example",
+        "",
+    ] {
+        let reply = door
+            .get(&door.portal_host(), &format!("/apps/open?host={host}&next=%2F"), &[("cookie", &alice.cookie())])
+            .await;
         assert_eq!(reply.status, 404, "{host}");
     }
     // A port that is not ours is not kept.
-    let reply = door.get(&door.portal_host(), "/apps/open?host=8888--node1--demo--alice.localhost:1&next=%2F", &[("cookie", &alice.cookie())]).await;
+    let reply = door
+        .get(
+            &door.portal_host(),
+            "/apps/open?host=8888--node1--demo--alice.localhost:1&next=%2F",
+            &[("cookie", &alice.cookie())],
+        )
+        .await;
     assert!(reply.header("location").unwrap().starts_with(&format!("{}/", door.origin(&app))));
 }
 
@@ -133,8 +169,16 @@ async fn other_peoples_pages_cannot_use_a_visitors_cookie() {
         ("POST", vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate")], false),
         ("GET", vec![("origin", stranger.as_str())], false),
         ("GET", vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")], false),
-        ("GET", vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], false),
-        ("GET", vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], true),
+        (
+            "GET",
+            vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")],
+            false,
+        ),
+        (
+            "GET",
+            vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+            true,
+        ),
         ("GET", vec![("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")], true),
         ("GET", vec![("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")], true),
         ("GET", vec![], true),

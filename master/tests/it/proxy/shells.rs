@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use docklet_master::proxy::agent::NodeStream;
-use docklet_types::agent::frame::{self, Control};
 use docklet_types::agent::TERMINAL_REPLAY;
+use docklet_types::agent::frame::{self, Control};
 use docklet_types::id::NodeId;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

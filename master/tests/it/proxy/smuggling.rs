@@ -45,10 +45,16 @@ async fn the_corpus_is_refused() {
         ("a chunk size with a bare LF", "Transfer-Encoding: chunked\r\n", "1\nx\r\n0\r\n\r\n"),
         ("a chunk that is longer than said", "Transfer-Encoding: chunked\r\n", "1\r\nxyz\r\n0\r\n\r\n"),
         ("a WebSocket with a body", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n", "hello"),
-        ("a WebSocket with chunks", "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        (
+            "a WebSocket with chunks",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+            "0\r\n\r\n",
+        ),
     ];
     for (what, headers, body) in corpus {
-        let first = format!("POST /first HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\n{headers}\r\n{body}");
+        let first = format!(
+            "POST /first HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\n{headers}\r\n{body}"
+        );
         let raw = send_raw(door.at, format!("{first}{smuggled}").as_bytes()).await;
         let text = String::from_utf8_lossy(&raw);
         assert!(!text.contains("200 OK"), "{what}: answered with {text}");
@@ -79,13 +85,22 @@ async fn request_lines_that_name_something_else() {
         "GET  / HTTP/1.1".to_owned(),
         "GET /\0 HTTP/1.1".to_owned(),
     ] {
-        let raw = send_raw(door.at, format!("{line}\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        let raw = send_raw(
+            door.at,
+            format!("{line}\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
         let text = String::from_utf8_lossy(&raw);
         assert!(!text.contains("200 OK"), "{line}: {text}");
     }
     assert_eq!(seen.requests(), 0);
     // The host's own absolute form is the same as its path.
-    let raw = send_raw(door.at, format!("GET http://{host}/x HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n").as_bytes()).await;
+    let raw = send_raw(
+        door.at,
+        format!("GET http://{host}/x HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n")
+            .as_bytes(),
+    )
+    .await;
     assert!(String::from_utf8_lossy(&raw).contains("200 OK"));
     assert!(seen.last_head().starts_with("GET /x HTTP/1.1"), "{}", seen.last_head());
 }
@@ -97,8 +112,14 @@ async fn a_pipeline_is_answered_in_order() {
     let alice = door.person("alice", Role::User).await;
     let app = door.app("alice", at);
     let cookie = door.app_cookie(&alice, &app).await;
-    let one = |path: &str, last: &str| format!("GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n{last}\r\n", door.host(&app));
-    let raw = send_raw(door.at, format!("{}{}{}", one("/1", ""), one("/2", ""), one("/3", "Connection: close\r\n")).as_bytes()).await;
+    let one = |path: &str, last: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n{last}\r\n", door.host(&app))
+    };
+    let raw = send_raw(
+        door.at,
+        format!("{}{}{}", one("/1", ""), one("/2", ""), one("/3", "Connection: close\r\n")).as_bytes(),
+    )
+    .await;
     assert_eq!(String::from_utf8_lossy(&raw).matches("200 OK").count(), 3);
     let paths: Vec<String> = seen.heads.lock().iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
     assert_eq!(paths, ["/1", "/2", "/3"]);

@@ -41,7 +41,11 @@ async fn shell(door: &Door, person: &Person, query: &str) -> Client {
 
 async fn next(client: &mut Client) -> Message {
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(5), client.next()).await.expect("nothing came").expect("closed").unwrap();
+        let message = tokio::time::timeout(Duration::from_secs(5), client.next())
+            .await
+            .expect("nothing came")
+            .expect("closed")
+            .unwrap();
         if !message.is_ping() {
             return message;
         }
@@ -86,7 +90,10 @@ async fn what_is_typed_comes_back_and_a_later_client_sees_it_again() {
     assert_eq!(data(&mut first, 5).await, b"hello");
     first.send(Message::Text(r#"{"resize":{"cols":100,"rows":30}}"#.into())).await.unwrap();
     let seen = door.nodes.shells.of(node, "one");
-    eventually(Duration::from_secs(2), "the size arrives", || *seen.controls.lock() == [Control::Resize { cols: 100, rows: 30 }]).await;
+    eventually(Duration::from_secs(2), "the size arrives", || {
+        *seen.controls.lock() == [Control::Resize { cols: 100, rows: 30 }]
+    })
+    .await;
     drop(first);
 
     let mut second = shell(&door, &alice, "?session=one&flow=ack").await;
@@ -142,7 +149,10 @@ async fn a_client_that_reads_nothing_stops_the_program() {
     let at = Instant::now();
     door.sessions.end(&alice.session).await.unwrap();
     assert!(is_closed(&mut client, Duration::from_secs(2)).await);
-    eventually(Duration::from_secs(2), "nothing is open", || door.proxy.counters.terminals_open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(2), "nothing is open", || {
+        door.proxy.counters.terminals_open.load(Ordering::SeqCst) == 0
+    })
+    .await;
     assert!(at.elapsed() < Duration::from_secs(2));
 }
 
@@ -199,7 +209,11 @@ async fn who_gets_in() {
 #[actix_web::test]
 async fn nonsense_is_told_and_closed() {
     let (door, alice, _) = with_node().await;
-    for nonsense in [Message::Text("ls".into()), Message::Text(r#"{"resize":{"cols":0,"rows":1}}"#.into()), Message::Binary(vec![0; 70_000].into())] {
+    for nonsense in [
+        Message::Text("ls".into()),
+        Message::Text(r#"{"resize":{"cols":0,"rows":1}}"#.into()),
+        Message::Binary(vec![0; 70_000].into()),
+    ] {
         let mut client = shell(&door, &alice, "").await;
         text(&mut client).await;
         client.send(nonsense).await.unwrap();

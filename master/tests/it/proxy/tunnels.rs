@@ -15,7 +15,10 @@ use super::{Door, descriptors, eventually};
 async fn open(door: &Door, app: &docklet_master::proxy::address::AppAddress, cookie: &str) -> TcpStream {
     let mut stream = TcpStream::connect(door.at).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.write_all(handshake(&door.host(app), &[("origin", &door.origin(app)), ("cookie", cookie)]).as_bytes()).await.unwrap();
+    stream
+        .write_all(handshake(&door.host(app), &[("origin", &door.origin(app)), ("cookie", cookie)]).as_bytes())
+        .await
+        .unwrap();
     let reply = read_head(&mut stream).await;
     assert_eq!(reply.status, 101, "{}", reply.text());
     assert!(reply.body.is_empty());
@@ -31,7 +34,12 @@ async fn bytes_pass_both_ways_and_each_half_closes() {
     let cookie = door.app_cookie(&alice, &app).await;
     let mut stream = open(&door, &app, &cookie).await;
     let head = seen.last_head().to_ascii_lowercase();
-    for line in ["upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13", "sec-websocket-key: x3jjhmbdl1ezlkh9gbhxdw=="] {
+    for line in [
+        "upgrade: websocket",
+        "connection: upgrade",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: x3jjhmbdl1ezlkh9gbhxdw==",
+    ] {
         assert!(head.lines().any(|l| l == line), "{line} is missing in {head}");
     }
     assert!(!head.contains("docklet"), "{head}");
@@ -50,7 +58,10 @@ async fn bytes_pass_both_ways_and_each_half_closes() {
     );
     assert_eq!(got.len(), sent.len() + 3, "what was on its way when one half closed still came");
     assert!(got.starts_with(&sent) && got.ends_with(b"bye"));
-    eventually(Duration::from_secs(3), "nothing is open", || door.proxy.counters.tunnels_open.load(Ordering::SeqCst) == 0 && seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(3), "nothing is open", || {
+        door.proxy.counters.tunnels_open.load(Ordering::SeqCst) == 0 && seen.open.load(Ordering::SeqCst) == 0
+    })
+    .await;
 }
 
 #[actix_web::test]
@@ -68,7 +79,10 @@ async fn what_comes_with_the_agreement_is_not_lost() {
     let app = door.app("alice", at);
     let cookie = door.app_cookie(&alice, &app).await;
     let mut stream = TcpStream::connect(door.at).await.unwrap();
-    stream.write_all(handshake(&door.host(&app), &[("origin", &door.origin(&app)), ("cookie", &cookie)]).as_bytes()).await.unwrap();
+    stream
+        .write_all(handshake(&door.host(&app), &[("origin", &door.origin(&app)), ("cookie", &cookie)]).as_bytes())
+        .await
+        .unwrap();
     let mut got = Vec::new();
     while !got.ends_with(b"first") {
         let mut piece = [0; 1024];
@@ -88,7 +102,8 @@ async fn only_the_apps_own_pages_open_one() {
     let bobs_app = door.app("bob", at);
     let bobs = door.app_cookie(&bob, &bobs_app).await;
     let (own, portal) = (door.origin(&app), format!("http://{}", door.portal_host()));
-    let (sibling, https, bare) = (own.replace("8888--", "3000--"), own.replace("http:", "https:"), own.rsplit_once(':').unwrap().0.to_owned());
+    let (sibling, https, bare) =
+        (own.replace("8888--", "3000--"), own.replace("http:", "https:"), own.rsplit_once(':').unwrap().0.to_owned());
     for (headers, status) in [
         (vec![("cookie", cookie.as_str())], 403),
         (vec![("cookie", &cookie), ("origin", &portal)], 403),
@@ -100,7 +115,11 @@ async fn only_the_apps_own_pages_open_one() {
         (vec![("cookie", &bobs), ("origin", &own)], 401),
     ] {
         let raw = send_raw(door.at, handshake(&door.host(&app), &headers).as_bytes()).await;
-        assert!(raw.starts_with(format!("HTTP/1.1 {status}").as_bytes()), "{headers:?}: {}", String::from_utf8_lossy(&raw));
+        assert!(
+            raw.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
+            "{headers:?}: {}",
+            String::from_utf8_lossy(&raw)
+        );
     }
     assert_eq!(seen.requests(), 0);
 }
@@ -113,7 +132,10 @@ async fn without_a_true_101_nothing_is_tunnelled() {
     for (answer, status) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", 200),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404),
-        ("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n", 426),
+        (
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n",
+            426,
+        ),
         ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", 502),
         ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 502),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", 502),
@@ -137,7 +159,13 @@ async fn other_protocols_are_not_upgraded_to() {
     let alice = door.person("alice", Role::User).await;
     let app = door.app("alice", at);
     let cookie = door.app_cookie(&alice, &app).await;
-    let reply = door.get(&door.host(&app), "/", &[("cookie", &cookie), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA")]).await;
+    let reply = door
+        .get(
+            &door.host(&app),
+            "/",
+            &[("cookie", &cookie), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA")],
+        )
+        .await;
     assert_eq!(reply.status, 200);
     let head = seen.last_head().to_ascii_lowercase();
     assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
@@ -159,7 +187,10 @@ async fn signing_out_closes_it_though_nobody_reads() {
     door.sessions.end(&alice.session).await.unwrap();
     assert!(closes_within(&mut idle, Duration::from_secs(2)).await);
     eventually(Duration::from_secs(2), "the app's ends are closed", || seen.open.load(Ordering::SeqCst) == 0).await;
-    eventually(Duration::from_secs(2), "the browser's ends are closed", || stuck.try_write(&piece).is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock)).await;
+    eventually(Duration::from_secs(2), "the browser's ends are closed", || {
+        stuck.try_write(&piece).is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock)
+    })
+    .await;
     assert!(at.elapsed() < Duration::from_secs(2), "took {:?}", at.elapsed());
 }
 
@@ -207,5 +238,8 @@ async fn nothing_is_left_open() {
         }
     }
     eventually(Duration::from_secs(20), "descriptors are back", || descriptors() <= before + 2).await;
-    eventually(Duration::from_secs(2), "no tunnel is open", || door.proxy.counters.tunnels_open.load(Ordering::SeqCst) == 0 && seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually(Duration::from_secs(2), "no tunnel is open", || {
+        door.proxy.counters.tunnels_open.load(Ordering::SeqCst) == 0 && seen.open.load(Ordering::SeqCst) == 0
+    })
+    .await;
 }

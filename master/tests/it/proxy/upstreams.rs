@@ -119,7 +119,9 @@ pub async fn drain() -> (SocketAddr, Arc<Seen>) {
         while let Some(head) = read_request(&mut stream, &mut rest).await {
             let length: usize = head
                 .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(|value| value.trim().parse().unwrap()))
+                .find_map(|line| {
+                    line.to_ascii_lowercase().strip_prefix("content-length:").map(|value| value.trim().parse().unwrap())
+                })
                 .unwrap_or(0);
             seen.heads.lock().push(head);
             let mut taken = rest.len();
