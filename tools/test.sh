@@ -3,7 +3,7 @@
 # very last is `N passed, M failed`.
 #
 #   sudo tools/test.sh                 everything
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end portal
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -16,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
 cd "$DOCKLET_ROOT"
 
-readonly PARTS=(shell lint rust front-end docs end-to-end)
+readonly PARTS=(shell lint rust front-end docs end-to-end portal)
 # Of the browser tests' driver.
 readonly TEST_NODE_MAJOR=20
 
@@ -66,7 +66,14 @@ test_docs() { tools/check-docs.sh; }
 test_end_to_end() {
   require_test_node
   node_modules tools/e2e
-  (cd tools/e2e && node run.mjs)
+  (cd tools/e2e && node run.mjs ten-nodes tenants bad-input)
+}
+
+# The main job in a browser, Jupyter included.
+test_portal() {
+  require_test_node
+  node_modules tools/e2e
+  (cd tools/e2e && node run.mjs portal)
 }
 
 require_test_node() {
