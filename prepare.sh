@@ -84,7 +84,7 @@ image_layout() { printf '%s/global/images/%s\n' "$(fs_prefix)" "$1"; }
 
 has_image() { [[ -e $(image_layout "$1")/index.json ]]; }
 
-lxcfs_runs() { mountpoint --quiet /var/lib/lxcfs; }
+lxcfs_runs() { [[ -r /var/lib/lxcfs/proc/meminfo ]]; }
 
 is_ready() {
   local ip
@@ -154,6 +154,8 @@ start_lxcfs() {
   if has_systemd; then
     systemctl enable --quiet --now lxcfs.service
   else
+    # One that was killed leaves its mount, on which everything fails.
+    umount --lazy /var/lib/lxcfs 2>/dev/null || true
     mkdir -p /var/lib/lxcfs
     setsid --fork lxcfs /var/lib/lxcfs >>"$LOG" 2>&1 </dev/null
   fi
@@ -453,5 +455,4 @@ main() {
   say "done in $(seconds_since "$started")"
 }
 
-# On one line: the file may be replaced while it runs.
-main "$@"; exit
+main "$@"

@@ -131,5 +131,4 @@ main() {
   [[ $FAILED -eq 0 ]]
 }
 
-# On one line: the file may be replaced while it runs.
-main "$@"; exit
+main "$@"

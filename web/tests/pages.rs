@@ -1,5 +1,7 @@
 //! Pages as the master would make them: hostile names stay text, fragments are what the page holds, assets are whole.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use docklet_types::problem::{Code, Problem};
 use docklet_types::report::{Reason, Step};
 use docklet_types::size::{Cpu, Size};

@@ -1,5 +1,7 @@
 //! One suite for every store: what etcd does is what the one in memory must do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::held::Held;
 use docklet_store::memory::MemoryStore;

@@ -117,7 +117,7 @@ impl fmt::Display for Size {
 pub fn binary_mib(mib: u32) -> String {
     if mib < 1024 {
         format!("{mib} MiB")
-    } else if mib % 1024 == 0 {
+    } else if mib.is_multiple_of(1024) {
         format!("{} GiB", mib / 1024)
     } else {
         format!("{:.1} GiB", f64::from(mib) / 1024.0)

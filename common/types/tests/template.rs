@@ -1,5 +1,7 @@
 //! The template of the configuration file and its reference hold every key, with the default that the code has.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use docklet_types::config::{Config, KEYS};

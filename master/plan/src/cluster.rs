@@ -229,15 +229,15 @@ impl Cluster {
     }
 
     fn apply_spec(&mut self, id: VclusterId, spec: Option<Rev<VclusterSpec>>) {
-        if let Some(old) = self.specs.remove(&id) {
-            if let Some(names) = self.names.get_mut(&old.value.owner) {
-                // A new vcluster of the same name may already have taken the entry.
-                if names.get(&old.value.name) == Some(&id) {
-                    names.remove(&old.value.name);
-                }
-                if names.is_empty() {
-                    self.names.remove(&old.value.owner);
-                }
+        if let Some(old) = self.specs.remove(&id)
+            && let Some(names) = self.names.get_mut(&old.value.owner)
+        {
+            // A new vcluster of the same name may already have taken the entry.
+            if names.get(&old.value.name) == Some(&id) {
+                names.remove(&old.value.name);
+            }
+            if names.is_empty() {
+                self.names.remove(&old.value.owner);
             }
         }
         if let Some(spec) = spec {

@@ -10,7 +10,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::id::NodeId;
 use docklet_types::problem::Code;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
@@ -370,18 +370,20 @@ fn pass_back(
     let Ok(status) = StatusCode::from_u16(head.status.as_u16()) else {
         return unreadable(request);
     };
-    let length = head
-        .headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    let size = length.map_or(BodySize::Stream, BodySize::Sized);
+    let size = answer_size(request, &head, &body);
     let mut answer = HttpResponse::build(status);
     headers::to_browser(&head.headers, status == StatusCode::NOT_MODIFIED, |name, value| {
         answer.append_header((name, value));
     });
     if connection.is_none() || names_websocket(request.headers()) {
         answer.force_close();
+    }
+    if matches!(size, BodySize::None | BodySize::Sized(0)) {
+        // The server never asks for such a body's end.
+        if let Some(connection) = connection {
+            connection.give_back();
+        }
+        return answer.message_body(AnswerBody::Empty(size)).unwrap_or_else(|_| unreadable(request));
     }
     let around = Around {
         heart,
@@ -393,6 +395,18 @@ fn pass_back(
     };
     let streaming = Streaming::new(body, size, around);
     answer.message_body(AnswerBody::Streaming(Box::new(streaming))).unwrap_or_else(|_| unreadable(request))
+}
+
+/// How long the answer is, as the connection to the app read it: of two lengths that an app may tell, only one counts.
+fn answer_size(request: &HttpRequest, head: &http::response::Parts, body: &Incoming) -> BodySize {
+    if matches!(head.status, http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED) {
+        return BodySize::None;
+    }
+    if *request.method() == Method::HEAD {
+        let told = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        return told.and_then(|text| text.parse().ok()).map_or(BodySize::Stream, BodySize::Sized);
+    }
+    body.size_hint().exact().map_or(BodySize::Stream, BodySize::Sized)
 }
 
 /// A WebSocket: nothing of it is passed on before the app has agreed.

@@ -92,6 +92,8 @@ pub enum BodyError {
 pub enum AnswerBody {
     /// One of our own pages.
     Own(BoxBody),
+    /// Of no length, or without any.
+    Empty(BodySize),
     Streaming(Box<Streaming>),
     Tunnel(TunnelBody),
 }
@@ -186,6 +188,7 @@ impl MessageBody for AnswerBody {
     fn size(&self) -> BodySize {
         match self {
             Self::Own(body) => body.size(),
+            Self::Empty(size) => *size,
             Self::Streaming(streaming) => streaming.size,
             Self::Tunnel(_) => BodySize::Stream,
         }
@@ -194,6 +197,7 @@ impl MessageBody for AnswerBody {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_next(cx),
+            Self::Empty(_) => Poll::Ready(None),
             Self::Streaming(streaming) => {
                 streaming.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(Into::into)))
             }

@@ -144,7 +144,7 @@ impl Door {
             let portal = || async { HttpResponse::Ok().body("the portal") };
             App::new()
                 .configure(|service| docklet_master::proxy::configure(service, &served))
-                .default_service(web::to(portal))
+                .service(web::scope("").default_service(web::to(portal)))
         })
         .on_connect(docklet_master::proxy::socket::on_connect)
         .workers(1)
@@ -240,6 +240,20 @@ pub async fn eventually(within: Duration, what: &str, mut holds: impl FnMut() ->
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Waits until `count` has grown and then stayed the same for a tenth of a second.
+pub async fn settled(what: &str, count: impl Fn() -> usize) -> usize {
+    let (mut last, mut since) = (0, Instant::now());
+    eventually(Duration::from_secs(10), what, || {
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        now > 0 && since.elapsed() >= Duration::from_millis(100)
+    })
+    .await;
+    last
 }
 
 /// Open descriptors of this process.

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Door, Person, eventually};
+use super::{Door, Person, eventually, settled};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -137,13 +137,7 @@ async fn a_client_that_reads_nothing_stops_the_program() {
     text(&mut client).await;
     client.send(Message::Binary(b"yes\n".as_slice().into())).await.unwrap();
     let seen = door.nodes.shells.of(node, "y");
-    let mut last = 0;
-    eventually(Duration::from_secs(10), "the printing stops", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = seen.printed.load(Ordering::SeqCst);
-        std::mem::replace(&mut last, now) == now && now > 0
-    })
-    .await;
+    let last = settled("the printing stops", || seen.printed.load(Ordering::SeqCst)).await;
     assert!(last < 16 << 20, "{last} bytes were printed to nobody");
     // Signing out closes even this one.
     let at = Instant::now();

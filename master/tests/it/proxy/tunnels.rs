@@ -219,7 +219,9 @@ async fn nothing_is_left_open() {
     send_raw(door.at, head.as_bytes()).await;
     let before = descriptors();
     for _ in 0..300 {
-        send_raw(door.at, head.as_bytes()).await;
+        let mut stream = TcpStream::connect(door.at).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(read_head(&mut stream).await.status, 403);
     }
     let app = door.app("alice", at);
     let yes = door.app_cookie(&alice, &app).await;

@@ -12,12 +12,76 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [_, "helper", op] => docklet_worker_host::linux::helper::main(op),
+        [_, "probe"] => probe(),
         [name, ..] if name.ends_with("/init") => init(),
         _ => {
             eprintln!("usage: docklet-host-helper helper <op>");
             ExitCode::from(2)
         }
     }
+}
+
+/// Asks the kernel for what a node may not have, and prints what was granted.
+fn probe() -> ExitCode {
+    use libc::{
+        AF_ALG, AF_INET, AF_KEY, AF_NETLINK, AF_PACKET, AF_VSOCK, CLONE_NEWUSER, NETLINK_NETFILTER, NETLINK_ROUTE,
+        SOCK_DGRAM, SOCK_RAW, c_long,
+    };
+    let denied: &[(&str, c_long, [c_long; 3])] = &[
+        ("bpf", libc::SYS_bpf, [0, 0, 0]),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [1, 0, 0]),
+        ("keyctl", libc::SYS_keyctl, [0, -3, 0]),
+        ("add_key", libc::SYS_add_key, [0, 0, 0]),
+        ("perf_event_open", libc::SYS_perf_event_open, [0, 0, -1]),
+        ("userfaultfd", libc::SYS_userfaultfd, [1, 0, 0]),
+        ("kexec_load", libc::SYS_kexec_load, [0, 0, 0]),
+        ("init_module", libc::SYS_init_module, [0, 0, 0]),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at, [-1, 0, 0]),
+        ("swapoff", libc::SYS_swapoff, [0, 0, 0]),
+        ("quotactl", libc::SYS_quotactl, [0, 0, 0]),
+        ("fanotify_init", libc::SYS_fanotify_init, [0x200, 0, 0]),
+        ("clone3", libc::SYS_clone3, [0, 0, 0]),
+        ("unshare of the user namespace", libc::SYS_unshare, [c_long::from(CLONE_NEWUSER), 0, 0]),
+        ("clone of the user namespace", libc::SYS_clone, [c_long::from(CLONE_NEWUSER | libc::SIGCHLD), 0, 0]),
+        (
+            "netfilter",
+            libc::SYS_socket,
+            [c_long::from(AF_NETLINK), c_long::from(SOCK_RAW), c_long::from(NETLINK_NETFILTER)],
+        ),
+        ("vsock", libc::SYS_socket, [c_long::from(AF_VSOCK), c_long::from(SOCK_DGRAM), 0]),
+        ("alg", libc::SYS_socket, [c_long::from(AF_ALG), c_long::from(libc::SOCK_SEQPACKET), 0]),
+        ("key", libc::SYS_socket, [c_long::from(AF_KEY), c_long::from(SOCK_RAW), 2]),
+    ];
+    // Refused by the filter, and not merely for the arguments: those would be EINVAL, EFAULT or EBADF.
+    let refusals = [libc::EPERM, libc::ENOSYS, libc::EAFNOSUPPORT];
+    let call = |number: c_long, a: &[c_long; 3]| {
+        // SAFETY: null pointers and numbers; whatever the call is, the kernel checks them.
+        let result = unsafe { libc::syscall(number, a[0], a[1], a[2], 0, 0, 0) };
+        if result == 0 && number == libc::SYS_clone {
+            // SAFETY: the child of a clone that should not have been possible; its parent tells.
+            unsafe { libc::_exit(0) }
+        }
+        (result, std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    };
+    for (name, number, arguments) in denied {
+        let (result, errno) = call(*number, arguments);
+        if result >= 0 || !refusals.contains(&errno) {
+            println!("granted: {name} (result {result}, errno {errno})");
+        }
+    }
+    let allowed: &[(&str, [i32; 3])] = &[
+        ("inet", [AF_INET, libc::SOCK_STREAM, 0]),
+        ("route", [AF_NETLINK, SOCK_RAW, NETLINK_ROUTE]),
+        ("packet", [AF_PACKET, SOCK_RAW, 0]),
+    ];
+    for (name, a) in allowed {
+        let (result, errno) = call(libc::SYS_socket, &a.map(c_long::from));
+        if result < 0 {
+            println!("refused: {name} (errno {errno})");
+        }
+    }
+    println!("probed");
+    ExitCode::SUCCESS
 }
 
 fn init() -> ExitCode {

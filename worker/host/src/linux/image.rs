@@ -169,9 +169,23 @@ pub fn unpack_image(layout: &Path, digest: &Digest, root: &Path) -> std::result:
     fs::rename(&partial, &copy).attempting(|| format!("rename {}", partial.display()))
 }
 
-/// Removes what an interrupted unpacking left. Called when no unpacking runs.
+/// Removes what interrupted unpackings left. What is being unpacked right now is locked, and stays.
+///
+/// # Errors
+/// What could not be removed first; the rest was not tried.
 pub fn clear_partial(root: &Path) -> std::result::Result<(), ImageError> {
-    clear(&root.join("partial"))
+    let partial = root.join("partial");
+    for entry in fs::read_dir(&partial).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            let lock = path.with_extension("lock");
+            let alone = fs::File::create(&lock).attempting(|| format!("make {}", lock.display()))?;
+            if alone.try_lock().is_ok() {
+                clear(&path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn clear(directory: &Path) -> std::result::Result<(), ImageError> {

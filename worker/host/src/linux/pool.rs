@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use parking_lot::Mutex;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +28,12 @@ pub enum PoolError {
     Foreign(PathBuf),
     #[error("{0} is not a block device")]
     NoDevice(PathBuf),
+    #[error("the pool has only {free_mib} MiB left, which running nodes need")]
+    Low {
+        free_mib: u64,
+        #[source]
+        source: io::Error,
+    },
     #[error("the pool is not mounted at {0}; see the worker's checks")]
     NotMounted(PathBuf),
 }
@@ -137,12 +143,16 @@ impl Pool {
     /// Makes the node's directory where it is not yet, and sets its limit. Whether it is new is the caller's to know.
     pub fn create(&self, id: NodeId, disk_mib: u32) -> Result<PathBuf, PoolError> {
         let path = self.paths.node_disk(id);
+        if self.has_limits() && !self.is_mounted() {
+            return Err(PoolError::NotMounted(self.paths.pool()));
+        }
+        if !path.exists() && self.is_low() && self.is_low_after_sync() {
+            let source = io::Error::from_raw_os_error(libc::ENOSPC);
+            return Err(PoolError::Low { free_mib: self.free_mib(), source });
+        }
         if !self.has_limits() {
             private_directory(&path)?;
             return Ok(path);
-        }
-        if !self.is_mounted() {
-            return Err(PoolError::NotMounted(self.paths.pool()));
         }
         let parent = self.paths.node_disks();
         let parent = File::open(&parent).attempting(|| format!("open {}", parent.display()))?;
@@ -187,9 +197,27 @@ impl Pool {
         nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| (s.blocks() * s.fragment_size()) >> 20)
     }
 
-    /// Free space of the pool in MiB.
+    /// Whether so little is left that no node is added: the nodes that run need it, and removing needs a little, too.
+    /// One fiftieth of the pool, at least 64 MiB and at most 1 GiB.
+    pub fn is_low(&self) -> bool {
+        self.free_mib() < (self.capacity_mib() / 50).clamp(64, 1024)
+    }
+
+    /// btrfs frees what was removed when it next writes a transaction; asked for, it does so at once.
+    fn is_low_after_sync(&self) -> bool {
+        if let Ok(root) = File::open(self.paths.pool()) {
+            let _ = sys::syncfs(root.as_fd());
+        }
+        self.is_low()
+    }
+
+    /// Free space in MiB: the pool's, and where that is a sparse file, no more than the file can still grow.
     pub fn free_mib(&self) -> u64 {
-        nix::sys::statvfs::statvfs(&self.paths.pool()).map_or(0, |s| (s.blocks_available() * s.fragment_size()) >> 20)
+        let free = |path: &Path| {
+            nix::sys::statvfs::statvfs(path).map_or(0, |s| (s.blocks_available() * s.fragment_size()) >> 20)
+        };
+        let pool = free(&self.paths.pool());
+        if self.storage == Storage::File { pool.min(free(&self.paths.local())) } else { pool }
     }
 }
 

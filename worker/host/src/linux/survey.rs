@@ -17,8 +17,6 @@ use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
 
 /// How long a reading of the packet filter is believed. Our own changes enter it at once; this is for those of others.
 const BELIEVED: Duration = Duration::from_secs(30);
-/// Free space below which the pool is as good as full, in MiB.
-const LOW_MIB: u64 = 1024;
 
 /// The names in a directory that are ids.
 pub fn ids<T: FromStr>(directory: &Path) -> Vec<T> {
@@ -70,6 +68,8 @@ impl LinuxHost {
                 private_directory(&directory)?;
             }
             fs::create_dir_all(super::rootfs::STAGE)?;
+            // Only costs space, so that it is no reason to fail.
+            let _ = super::image::clear_partial(&paths.unpacked_images());
             fs::write(paths.lxc().join("node.seccomp"), container::SECCOMP)
         };
         let open = || machine::let_others_search(&paths.lxc(), paths.prefix());
@@ -91,7 +91,7 @@ impl LinuxHost {
     async fn pool(&self) -> Result<Check> {
         self.blocking(|inner| match inner.pool.prepare() {
             Err(e) => machine::failed("pool", chain(&e)),
-            Ok(()) if inner.pool.free_mib() < LOW_MIB => machine::warning(
+            Ok(()) if inner.pool.is_low() => machine::warning(
                 "pool",
                 format!("{} MiB are left of {} MiB", inner.pool.free_mib(), inner.pool.capacity_mib()),
             ),

@@ -1,10 +1,11 @@
 //! What root in a node may not do to the kernel and to its neighbours. Linux only.
 
 use docklet_types::agent::ExecOutput;
+use docklet_types::host::CheckOutcome;
 use docklet_types::id::NodeId;
 use docklet_types::size::Size;
 use docklet_worker_host::linux::LinuxHost;
-use docklet_worker_host::{Access, Containers, Disks};
+use docklet_worker_host::{Access, Containers, Disks, Machine};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -63,6 +64,14 @@ async fn root_in_a_node_is_nobody_on_the_host() {
         let out = sh(host, id, script).await;
         assert_eq!(out.exit_code, 0, "{what}: {out:?}");
     }
+    let probed = sh(host, id, "/sbin/init probe").await;
+    assert_eq!(probed.stdout, "probed\n", "{probed:?}");
+    // With lxcfs a node sees its own memory; without, the preflight has said so.
+    let checks = host.prepare().await.unwrap();
+    let lxcfs = checks.iter().find(|c| c.name == "lxcfs").unwrap();
+    let meminfo = sh(host, id, "head -n1 /proc/meminfo").await.stdout;
+    let kib: u64 = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(kib <= 256 << 10, lxcfs.outcome == CheckOutcome::Ok, "{meminfo}{lxcfs:?}");
     let data = linux.paths.user_data(&vcluster.owner);
     assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "hello\n");
     assert!(sh(host, id, "cat /etc/hosts").await.stdout.contains(&format!("{} node1", nodes[0].ip)));

@@ -141,6 +141,46 @@ async fn a_flushed_packet_filter_is_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_takes_no_more_nodes_and_lets_them_go() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 2);
+    let host = &linux.host;
+    world.bring_up(&vcluster, &nodes[0]).await;
+    let filler = linux.paths.pool().join("filler");
+    let free = host.capacity().await.unwrap().disk_mib - 300;
+    let filled = Command::new("fallocate").args(["-l", &format!("{free}M")]).arg(&filler).status().unwrap();
+    assert!(filled.success());
+    // What is left goes to the last byte.
+    let rest = "yes > $0; yes > $0.2; sync $0 || true";
+    assert!(
+        Command::new("sh")
+            .args(["-c", rest])
+            .arg(linux.paths.pool().join("rest"))
+            .stderr(std::process::Stdio::null())
+            .status()
+            .is_ok()
+    );
+    assert_eq!(host.ensure_disk(&nodes[1], &vcluster).await.unwrap_err().code(), "out_of_space");
+    // What is there already may be asked for again, runs on, and can go.
+    host.ensure_disk(&nodes[0], &vcluster).await.unwrap();
+    assert_eq!(sh(host, nodes[0].id, "hostname").await.stdout, "node1\n");
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+    for file in ["filler", "rest", "rest.2"] {
+        let _ = fs::remove_file(linux.paths.pool().join(file));
+    }
+    host.ensure_vcluster(&vcluster).await.unwrap();
+    eventually("the space is free again", async || {
+        let made = host.ensure_disk(&nodes[1], &vcluster).await;
+        assert!(made.as_ref().err().is_none_or(|e| e.code() == "out_of_space"), "{made:?}");
+        made.is_ok()
+    })
+    .await;
+    world.bring_up(&vcluster, &nodes[1]).await;
+    world.take_down(&vcluster, &nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_behind_is_listed_and_what_is_others_is_not() {
     let (world, linux) = world().await;
     let (vcluster, nodes) = cluster(&world, 0, 1);

@@ -1,7 +1,7 @@
 //! Packing and unpacking: what is kept, what is refused, what is left after a failure.
 
 use docklet_types::image::Digest;
-use docklet_worker_host::linux::image::{ImageError, pack, unpack_image};
+use docklet_worker_host::linux::image::{ImageError, clear_partial, pack, unpack_image};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -266,11 +266,16 @@ fn damage_is_found_and_leaves_nothing() {
     fs::write(&path, &bytes[..2000]).unwrap();
     assert!(unpack_image(&place.layout(), &digest, &place.root()).is_err());
     assert_eq!(fs::read_dir(place.root().join("layers")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(place.root().join("partial")).unwrap().count(), 0);
+    let partial =
+        || fs::read_dir(place.root().join("partial")).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count();
+    assert_eq!(partial(), 0);
     // A half unpacked layer of a killed worker is thrown away.
     fs::create_dir_all(place.root().join("partial").join(hex::encode(Sha256::digest(&bytes))).join("junk")).unwrap();
+    fs::create_dir_all(place.root().join("partial/of-another-image/junk")).unwrap();
     fs::write(&path, &bytes).unwrap();
     unpack_image(&place.layout(), &digest, &place.root()).unwrap();
+    clear_partial(&place.root()).unwrap();
+    assert_eq!(partial(), 0);
     let layer = place.root().join("layers").join(hex::encode(Sha256::digest(&bytes)));
     assert_eq!(fs::read_dir(layer).unwrap().count(), 1);
     let unknown =
