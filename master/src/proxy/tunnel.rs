@@ -146,15 +146,16 @@ pub fn join(proxy: &Arc<Proxy>, ends: Ends, visitor: Visitor, permit: Rc<Permit>
     let proxy = Arc::clone(proxy);
     proxy.counters.tunnels_open.fetch_add(1, Ordering::Relaxed);
     actix_web::rt::spawn(async move {
-        let patience = tokio::select! {
-            () = up(&shared, ends.payload, &proxy.limits) => LAST_BYTES / 2,
-            () = visitor.ended().wait() => LAST_BYTES / 10,
-            () = life.idle(proxy.limits.tunnel_idle) => LAST_BYTES / 2,
-        };
+        tokio::select! {
+            () = up(&shared, ends.payload, &proxy.limits) => {}
+            // At once, while the response still lives: what the browser did not take yet is not for it any more.
+            () = visitor.ended().wait() => ends.socket.end(&life),
+            () = life.idle(proxy.limits.tunnel_idle) => {}
+        }
         shared.close();
         proxy.counters.tunnels_open.fetch_sub(1, Ordering::Relaxed);
         // A browser that takes nothing would keep its socket, for all that it sees.
-        if tokio::time::timeout(patience, life.over()).await.is_err() {
+        if tokio::time::timeout(LAST_BYTES / 2, life.over()).await.is_err() {
             ends.socket.end(&life);
         }
         drop(permit);

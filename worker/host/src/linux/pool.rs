@@ -125,8 +125,9 @@ impl Pool {
     }
 
     fn format(&self, target: &Path) -> Result<(), PoolError> {
+        // `dup` also sets room for metadata aside from the start: a pool that was once full of data would have none.
         let output = Command::new("mkfs.btrfs")
-            .args(["-q", "-m", "single", "-d", "single", "-L", &self.label])
+            .args(["-q", "-m", "dup", "-d", "single", "-L", &self.label])
             .arg(target)
             .output()
             .attempting(|| "run mkfs.btrfs".to_owned())?;
