@@ -233,6 +233,12 @@ install_completions() {
   install_text "$fish" 'COMPLETE=fish docklet | source'
 }
 
+install_manuals() {
+  local name directory=/usr/local/share/man/man1
+  mkdir -p "$directory"
+  for name in docklet docklet-master docklet-worker; do "$BIN/$name" man "$directory"; done
+}
+
 install_text() {
   local path=$1 text=$2
   if [[ ! -e $path || $(<"$path") != "$text" ]]; then
@@ -448,6 +454,7 @@ main() {
     build_programs
     install_programs
     install_completions
+    install_manuals
     build_image
     unpack_image
     if [[ $START == yes ]]; then start_all; fi

@@ -20,6 +20,7 @@ start() {
   systemd-run --quiet --collect --unit="$UNIT" \
     --description='JupyterLab of this node' \
     --property=Restart=on-failure --property=RestartSec=1s --property=StartLimitIntervalSec=0 \
+    --property=KillMode=mixed --property=TimeoutStopSec=2s \
     --property=WorkingDirectory=/root \
     --setenv=HOME=/root --setenv=SHELL=/bin/bash --setenv=LANG=C.UTF-8 --setenv=TERM=xterm-256color \
     "$1" --no-browser

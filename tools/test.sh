@@ -17,8 +17,6 @@ set -euo pipefail
 cd "$DOCKLET_ROOT"
 
 readonly PARTS=(shell lint rust front-end docs end-to-end portal)
-# Of the browser tests' driver.
-readonly TEST_NODE_MAJOR=20
 
 RESULTS=()
 PASSED=0
@@ -55,7 +53,6 @@ test_rust() {
 
 # Every page, as the crate's example writes it, in a browser.
 test_front_end() {
-  require_test_node
   node_modules web
   as_root_with_rust cargo run --release --locked --quiet -p docklet-web --example preview -- target/web-preview
   (cd web && npm run --silent test)
@@ -64,22 +61,14 @@ test_front_end() {
 test_docs() { tools/check-docs.sh; }
 
 test_end_to_end() {
-  require_test_node
   node_modules tools/e2e
   (cd tools/e2e && node run.mjs ten-nodes tenants bad-input)
 }
 
 # The main job in a browser, Jupyter included.
 test_portal() {
-  require_test_node
   node_modules tools/e2e
   (cd tools/e2e && node run.mjs portal)
-}
-
-require_test_node() {
-  local have
-  have=$(node_major)
-  ((have >= TEST_NODE_MAJOR)) || die "the browser tests need Node.js $TEST_NODE_MAJOR, this is $have"
 }
 
 # With what only tests need, which prepare.sh leaves out.
@@ -88,6 +77,14 @@ node_modules() {
   if [[ ! $dir/node_modules/.package-lock.json -nt $dir/package-lock.json || ! -e $dir/node_modules/playwright-core ]]; then
     as_builder npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error
   fi
+}
+
+# count PART passed|failed: how many tests the part's runner says did, in the last line that tells (nextest's, node's or
+# our own), or nothing where it counts none.
+count() {
+  local log=$LOGS/$1 word=$2 short=${2%ed}
+  sed -n -e 's/\x1b\[[0-9;]*m//g' -e "s/.*\b\([0-9]\+\) $word\b.*/\1/p" -e "s/^ℹ $short \([0-9]\+\)$/\1/p" "$log" |
+    tail -n 1
 }
 
 run_part() {

@@ -15,6 +15,10 @@ install_jupyter() {
   /opt/jupyter/bin/python -m ipykernel install --prefix /opt/jupyter --name python3 --display-name 'Python 3'
   mkdir -p /etc/jupyter
   cp "$BUILD/jupyter_server_config.json" /etc/jupyter/jupyter_server_config.json
+  # A first start asks nobody about news, and nothing is looked up elsewhere: the image is renewed as a whole.
+  mkdir -p /opt/jupyter/share/jupyter/lab/settings
+  printf '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}\n' \
+    >/opt/jupyter/share/jupyter/lab/settings/overrides.json
 }
 
 # What only developers of the packages read. Source maps alone are a third of JupyterLab.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Started, Status, Stopped, config, exit};
 use docklet_store::keys::Keys;
@@ -78,6 +78,9 @@ enum Command {
     },
     /// Unpack an image of the store of images on this host, so that the first node need not wait for it
     ImageUnpack { name: ImageName },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man { directory: PathBuf },
     /// What the worker runs for single operations
     #[command(hide = true)]
     Helper { op: String },
@@ -146,6 +149,10 @@ fn execute(arguments: Arguments) -> Outcome {
             .map_err(failed)?;
             return Ok(digest.to_string());
         }
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Arguments::command(), &directory).map_err(failed)?;
+            return Ok(String::new());
+        }
         _ => {}
     }
     let loaded = config::load(arguments.config.as_deref()).map_err(|e| (exit::USAGE, e.to_string()))?;
@@ -190,7 +197,7 @@ fn execute(arguments: Arguments) -> Outcome {
             image::unpack_image(&layout, &image.digest, &paths.unpacked_images()).map_err(failed)?;
             Ok(format!("{name} {} is unpacked", image.digest))
         }
-        Command::Helper { .. } | Command::ImagePack { .. } => Ok(String::new()),
+        Command::Helper { .. } | Command::ImagePack { .. } | Command::Man { .. } => Ok(String::new()),
     }
 }
 

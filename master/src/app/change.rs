@@ -173,13 +173,6 @@ impl Vclusters {
             spec.nodes.truncate(wanted);
             return Ok(Some(spec));
         }
-        let id = spec.id;
-        self.view
-            .read(|cluster| {
-                admit::fits_some_host(cluster, spec.size)?;
-                admit::fits_network(&self.settings.policy, cluster.network(id).map(|n| n.value.subnet), nodes)
-            })
-            .map_err(ChangeError::Refused)?;
         let last = spec.nodes.iter().filter_map(|n| n.name.number()).max().unwrap_or(0);
         let missing = nodes.saturating_sub(u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX));
         let added: Vec<_> =
@@ -189,6 +182,12 @@ impl Vclusters {
         let cap = user.is_none_or(|u| u.role == Role::User).then_some(&self.settings.user_cap);
         let used = present.usage.map_or_else(Usage::default, |(used, _)| used);
         admit::within_cap(cap, used, present.usage_with(&spec)).map_err(ChangeError::Refused)?;
+        self.view
+            .read(|cluster| {
+                admit::fits_some_host(cluster, spec.size)?;
+                admit::fits_network(&self.settings.policy, cluster.network(spec.id).map(|n| n.value.subnet), nodes)
+            })
+            .map_err(ChangeError::Refused)?;
         Ok(Some(spec))
     }
 

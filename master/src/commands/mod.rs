@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Started, Status, Stopped, exit};
 use docklet_types::paths::Paths;
@@ -52,6 +52,9 @@ enum Command {
     Status,
     /// Run in the foreground.
     Run,
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man { directory: PathBuf },
 }
 
 /// What a command has to say, and how it ended.
@@ -78,11 +81,7 @@ impl Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = match docklet_daemon::config::load(arguments.config.as_deref()) {
-        Ok(loaded) => command(&arguments.command, &loaded),
-        Err(error) => Err(Failure { message: error.to_string(), code: exit::USAGE }),
-    };
-    match done {
+    match execute(&arguments) {
         Ok(text) => {
             if !text.is_empty() {
                 // Whoever reads may have left.
@@ -97,10 +96,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn command(command: &Command, loaded: &Loaded) -> Outcome {
+fn execute(arguments: &Arguments) -> Outcome {
+    if let Command::Man { directory } = &arguments.command {
+        clap_mangen::generate_to(Arguments::command(), directory).map_err(|e| Failure::of(&e))?;
+        return Ok(String::new());
+    }
+    let loaded = &docklet_daemon::config::load(arguments.config.as_deref())
+        .map_err(|e| Failure { message: e.to_string(), code: exit::USAGE })?;
     let paths = Paths::new(&loaded.config.fs_prefix);
     let program = Program::new(NAME, paths.clone());
-    match command {
+    match &arguments.command {
+        Command::Man { .. } => Ok(String::new()),
         Command::Init { force } => init::init(&program, loaded, &paths, *force),
         Command::Start => start(&program, loaded),
         Command::Stop => stop(&program),

@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 use clap_complete::Shell;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -165,6 +166,12 @@ pub enum Command {
         /// Of which shell.
         #[arg(value_enum)]
         shell: Shell,
+    },
+    /// Write the manual pages of every command.
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must exist.
+        directory: PathBuf,
     },
 }
 

@@ -52,8 +52,8 @@ export async function accessible(page, what) {
         document.documentElement.setAttribute('data-bs-theme', theme);
         // Colours on their way from one theme to the other are nobody's to read: every transition is let finish.
         document.body.getBoundingClientRect();
-        const finite = document.getAnimations().filter((a) => a.effect?.getComputedTiming().endTime !== Infinity);
-        await Promise.all(finite.map((a) => a.finished.catch(() => {})));
+        const moving = document.getAnimations().filter((a) => a.playState === 'running' && a.effect?.getComputedTiming().endTime !== Infinity);
+        await Promise.all(moving.map((a) => a.finished.catch(() => {})));
       }, scheme);
       // Evaluated through the debugger, so the page's policy keeps out other scripts all the same.
       await page.evaluate(axe);

@@ -152,6 +152,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Host(command) => operator::host(cx, command).await?,
         Command::User(command) => account::user(cx, command).await?,
         Command::Completion { shell } => completion(shell)?,
+        Command::Man { directory } => clap_mangen::generate_to(Cli::command(), &directory)
+            .map_err(|e| Failure::local("cannot write the manual pages", "", e))?,
     }
     Ok(0)
 }

@@ -130,6 +130,26 @@ pub fn node_of_command(command: &str, lxcpath: &Path) -> Option<NodeId> {
     container.strip_prefix(docklet_types::kernel_names::CONTAINER_PREFIX)?.parse().ok()
 }
 
+/// A helper or monitor of a node of this installation.
+pub struct Serving {
+    pub pid: i32,
+    pub node: NodeId,
+    pub command: String,
+}
+
+/// All of them.
+pub fn serving(lxcpath: &Path) -> Vec<Serving> {
+    let of = |pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
+        // A person's grep for a node is not a process of it.
+        let ours = command.starts_with("docklet-node ") || command.starts_with("[lxc monitor]");
+        let node = node_of_command(&command, lxcpath).filter(|_| ours)?;
+        Some(Serving { pid, node, command })
+    };
+    proc::all().into_iter().filter_map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

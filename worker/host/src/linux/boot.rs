@@ -148,6 +148,29 @@ impl LinuxHost {
         self.bring_monitor_down(run.monitor).await
     }
 
+    /// Ends a start whose helper was cut off: what it forked may still be on its way, and its cable is in the way of the
+    /// next one.
+    async fn clear_half_started(&self, id: NodeId) -> io::Result<()> {
+        let cleared = self.blocking(move |inner| {
+            let is_start = |s: &access::Serving| {
+                s.node == id && (s.command.ends_with(" helper start") || s.command.starts_with("[lxc monitor]"))
+            };
+            // One may fork another while it is being ended.
+            for _ in 0..10 {
+                let left: Vec<_> = access::serving(&inner.paths.lxc()).into_iter().filter(is_start).collect();
+                if left.is_empty() {
+                    return cgroup::clear(&kernel_names::container(id));
+                }
+                for process in left.iter().filter_map(|s| Process::current(s.pid)) {
+                    process.kill(1000)?;
+                }
+            }
+            Err(io::Error::new(io::ErrorKind::TimedOut, "processes of an earlier start do not end"))
+        });
+        cleared.await.map_err(io::Error::other)??;
+        network::remove_link(&kernel_names::veth(id)).await.map_err(io::Error::other)
+    }
+
     async fn bring_monitor_down(&self, monitor: Process) -> io::Result<()> {
         if timeout(CLEAN_UP, end_of_process(monitor)).await.is_ok() {
             return Ok(());
@@ -169,8 +192,11 @@ impl Containers for LinuxHost {
         if let Some(init) = run::init(&self.state(node.id)) {
             return Ok(init.pid);
         }
-        let request = self.start_request(node, vcluster)?;
         let what = format!("Node {} could not be started", node.name);
+        if run::look(&self.state(node.id)) == State::Unclear {
+            self.clear_half_started(node.id).await.map_err(|e| failed("boot_failed", &what, &e))?;
+        }
+        let request = self.start_request(node, vcluster)?;
         let socket =
             bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
         self.inner.reports.lock().insert(node.id, Arc::new(socket));
@@ -251,7 +277,8 @@ impl Containers for LinuxHost {
         let down = match run::look(&state) {
             State::Running(run) => self.bring_down(run, grace).await,
             State::Changing(monitor) => self.bring_monitor_down(monitor).await,
-            State::Unclear | State::Stopped => Ok(()),
+            State::Unclear => self.clear_half_started(id).await,
+            State::Stopped => Ok(()),
         };
         down.map_err(|e| failed("stop_failed", what, &e))?;
         // All of it is gone already when the monitor did its work.

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use super::survey::ids;
-use super::{Inner, access, cgroup, network, nft, proc};
+use super::{Inner, access, cgroup, network, nft};
 use crate::{Owned, Owner};
 
 /// Names of kernel objects and whom they belong to.
@@ -126,21 +126,8 @@ fn cgroups(known: &Known, found: &mut Vec<Owned>) {
 }
 
 fn processes(inner: &Inner, found: &mut Vec<Owned>) {
-    let lxcpath = inner.paths.lxc();
-    for pid in proc::all() {
-        let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        // A person's grep for a node is not a process of it.
-        if !command.starts_with("docklet-node ") && !command.starts_with("[lxc monitor]") {
-            continue;
-        }
-        if let Some(id) = access::node_of_command(&command, &lxcpath) {
-            found.push(Owned {
-                kind: "process",
-                label: format!("{pid} {}", command.trim_end()),
-                owner: Owner::Node(id),
-            });
-        }
+    for access::Serving { pid, node, command } in access::serving(&inner.paths.lxc()) {
+        found.push(Owned { kind: "process", label: format!("{pid} {command}"), owner: Owner::Node(node) });
     }
 }
 
