@@ -134,6 +134,8 @@ test('a cell that plots runs in Jupyter, on an origin of its own', async () => {
   const origin = new URL(page.url()).origin;
   await page.goto(`${origin}/lab?reset`);
   await page.locator('.jp-LauncherCard[data-category="Notebook"]').first().click({ timeout: 120_000 });
+  // JupyterLab drops what is run before its kernel answers.
+  await page.locator('#jp-main-statusbar').getByText('| Idle').waitFor({ timeout: 120_000 });
   const cell = page.locator('.jp-Notebook .jp-CodeCell .cm-content').first();
   await cell.click();
   await page.keyboard.type('import matplotlib.pyplot as plt; plt.plot([1, 4, 9]); print(6 * 7)');
