@@ -5,8 +5,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use crate::id::NodeId;
-
 /// An IPv4 network; the host part of `base` is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -112,17 +110,17 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// A locally administered unicast MAC address. Derived from the node's id: a random one would leave neighbours
-/// with a stale entry for about 20 s after a restart.
+/// A locally administered unicast MAC address. Derived from the node's address: another one would leave neighbours
+/// with a stale entry for up to a minute when the node restarts, or when a new node gets the address of one that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
     #[must_use]
-    pub fn of_node(id: NodeId) -> Self {
-        let b = id.as_uuid().as_bytes();
-        Self([0x02, b[11], b[12], b[13], b[14], b[15]])
+    pub const fn of_address(ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        Self([0x02, 0xdc, a, b, c, d])
     }
 }
 

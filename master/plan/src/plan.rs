@@ -290,7 +290,7 @@ fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
         size: node.size,
         range: spec.range,
         ip,
-        mac: Mac::of_node(node.id),
+        mac: Mac::of_address(ip),
     }
 }
 

@@ -102,7 +102,8 @@ for (const victim of ['docklet-worker', 'docklet-master', 'etcd']) {
     });
     assert.deepEqual(await initPids(), before, 'the same inits as before');
     await ok(['scale', 'demo', '11']);
-    assert.equal(await sh('node1', 'ssh -o BatchMode=yes node11 hostname'), 'node11\n');
+    // Each time a new node, at the address of the one before.
+    assert.equal(await sh('node1', 'timeout 10 ssh -o BatchMode=yes node11 hostname'), 'node11\n');
     await ok(['scale', 'demo', '10']);
     await eventually('node11 is gone', async () => (await rest('GET', '/vclusters/demo/nodes')).body.length === 10);
   });

@@ -54,7 +54,7 @@ pub fn node(n: u8, wanted: Wanted, generation: u64) -> NodePlan {
         size: Size::new(1.0, 64, 64).unwrap(),
         range: IdRange::new(0).unwrap(),
         ip: [172, 16, 0, 2 + n].into(),
-        mac: Mac::of_node(id),
+        mac: Mac::of_address([172, 16, 0, 2 + n].into()),
     }
 }
 

@@ -51,6 +51,7 @@ pub fn vcluster(net: Subnet, index: usize) -> VclusterPlan {
 
 pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan {
     let id = NodeId::from_uuid(Uuid::now_v7());
+    let ip = vcluster.network.subnet.node_addresses().nth(number as usize - 1).unwrap();
     NodePlan {
         id,
         vcluster: vcluster.id,
@@ -62,8 +63,8 @@ pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan 
         image: image.clone(),
         size: Size::new(1.0, 256, 256).unwrap(),
         range: vcluster.range,
-        ip: vcluster.network.subnet.node_addresses().nth(number as usize - 1).unwrap(),
-        mac: Mac::of_node(id),
+        ip,
+        mac: Mac::of_address(ip),
     }
 }
 
