@@ -15,7 +15,7 @@ set -euo pipefail
 . "$DOCKLET_ROOT/tools/lib-build.sh"
 
 readonly BIN=/usr/local/bin
-readonly PROGRAMS=(docklet docklet-master docklet-worker docklet-bench)
+readonly PROGRAMS=(docklet docklet-master docklet-worker docklet-bench docklet-testbed)
 readonly SERVICES=(docklet-master docklet-worker)
 
 # Grouped by what they are for; all are Debian's.

@@ -3,7 +3,7 @@
 # very last is `N passed, M failed`.
 #
 #   sudo tools/test.sh                 everything
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end portal
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts portal
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -16,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
 cd "$DOCKLET_ROOT"
 
-readonly PARTS=(shell lint rust front-end docs end-to-end portal)
+readonly PARTS=(shell lint rust front-end docs end-to-end hosts portal)
 
 RESULTS=()
 PASSED=0
@@ -63,6 +63,12 @@ test_docs() { tools/check-docs.sh; }
 test_end_to_end() {
   node_modules tools/e2e
   (cd tools/e2e && node run.mjs ten-nodes tenants bad-input)
+}
+
+# What happens between hosts, each in a network namespace of its own.
+test_hosts() {
+  node_modules tools/e2e
+  (cd tools/e2e && node run.mjs two-hosts)
 }
 
 # The main job in a browser, Jupyter included.

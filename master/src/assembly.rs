@@ -109,7 +109,7 @@ impl Assembly {
                 sessions.clone(),
                 paths.clone(),
             )),
-            hosts: Arc::new(Hosts::new(view.clone())),
+            hosts: Arc::new(Hosts::new(store.clone(), keys.clone(), view.clone())),
             idempotency: Idempotency::new(db.clone()),
             portal: PortalAddress::new(&config.portal_url),
             metrics: Arc::new(Metrics::new()),

@@ -394,6 +394,7 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     let host = HostView {
         name: "rack-a-01".to_owned(),
         status: "ready".to_owned(),
+        cordoned: false,
         version: "0.1.0".to_owned(),
         kernel: "6.1.0-28-amd64".to_owned(),
         cgroup: "v2".to_owned(),

@@ -132,6 +132,7 @@ fn host() -> HostView {
     HostView {
         name: hostile(),
         status: hostile(),
+        cordoned: true,
         version: hostile(),
         kernel: hostile(),
         cgroup: hostile(),

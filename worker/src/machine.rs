@@ -1,6 +1,7 @@
 //! What the host report says of the machine itself.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use docklet_types::host::{Capacity, Check, CheckOutcome, HostReport};
@@ -22,6 +23,7 @@ pub fn host_name(configured: Option<&HostName>) -> HostName {
 
 pub(crate) fn host_report(
     name: HostName,
+    address: Option<Ipv4Addr>,
     paths: &Paths,
     capacity: Capacity,
     checks: Vec<Check>,
@@ -31,6 +33,7 @@ pub(crate) fn host_report(
     let is = |path: &Path, magic| statfs(path).is_ok_and(|s| s.filesystem_type() == magic);
     HostReport {
         name,
+        address,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel,
         cgroup: if is(Path::new("/sys/fs/cgroup"), CGROUP2_SUPER_MAGIC) { "v2" } else { "v1" }.to_owned(),

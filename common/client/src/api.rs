@@ -2,8 +2,8 @@
 
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, Me, NodeView,
-    OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
+    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, Me,
+    NodeView, OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -252,6 +252,18 @@ impl Client {
     /// `not_found`, `not_allowed`; or the server cannot be reached.
     pub async fn host(&self, name: &str) -> Result<HostView> {
         self.ask(Call::new(Method::GET, &["hosts", name])).await
+    }
+
+    /// # Errors
+    /// `not_found`, `not_allowed`; or the server cannot be reached.
+    pub async fn change_host(&self, name: &str, change: &ChangeHost) -> Result<HostView> {
+        self.ask(Call::with_body(Method::PATCH, &["hosts", name], change)).await
+    }
+
+    /// # Errors
+    /// `not_found`, `not_allowed`, `wrong_state` where it is alive or holds nodes; or the server cannot be reached.
+    pub async fn remove_host(&self, name: &str) -> Result<()> {
+        self.tell(Call::new(Method::DELETE, &["hosts", name])).await.map(drop)
     }
 
     fn of_owner<'a, B: serde::Serialize>(&self, mut call: Call<'a, B>) -> Call<'a, B> {

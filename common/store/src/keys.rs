@@ -28,6 +28,8 @@ pub enum Key {
     VclusterReport(HostName, VclusterId),
     /// `hosts/<host>`
     Host(HostName),
+    /// `hostsettings/<host>`: what an administrator decided about it.
+    HostSettings(HostName),
     /// `alive/<host>`, leased.
     Alive(HostName),
 }
@@ -77,6 +79,7 @@ impl Keys {
             Key::NodeReport(host, id) => format!("{root}reports/{host}/nodes/{id}"),
             Key::VclusterReport(host, id) => format!("{root}reports/{host}/vclusters/{id}"),
             Key::Host(host) => format!("{root}hosts/{host}"),
+            Key::HostSettings(host) => format!("{root}hostsettings/{host}"),
             Key::Alive(host) => format!("{root}alive/{host}"),
         }
     }
@@ -97,6 +100,7 @@ impl Keys {
             ["reports", host, "nodes", id] => Key::NodeReport(host.parse().ok()?, id.parse().ok()?),
             ["reports", host, "vclusters", id] => Key::VclusterReport(host.parse().ok()?, id.parse().ok()?),
             ["hosts", host] => Key::Host(host.parse().ok()?),
+            ["hostsettings", host] => Key::HostSettings(host.parse().ok()?),
             ["alive", host] => Key::Alive(host.parse().ok()?),
             _ => return None,
         })
@@ -126,6 +130,7 @@ mod tests {
             Key::NodeReport(host.clone(), node),
             Key::VclusterReport(host.clone(), id),
             Key::Host(host.clone()),
+            Key::HostSettings(host.clone()),
             Key::Alive(host),
         ] {
             assert_eq!(keys.read(&keys.write(&key)), Some(key));

@@ -1,6 +1,7 @@
 //! What a host is and how it is: written by its worker.
 
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use utoipa::ToSchema;
 
 use crate::name::HostName;
@@ -11,6 +12,9 @@ use crate::time::Micros;
 #[serde(deny_unknown_fields)]
 pub struct HostReport {
     pub name: HostName,
+    /// Where other hosts reach it; absent where it has no way out.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     pub version: String,
     pub kernel: String,
     /// `v1` or `v2`.
@@ -20,6 +24,14 @@ pub struct HostReport {
     pub capacity: Capacity,
     pub checks: Vec<Check>,
     pub started_at: Micros,
+}
+
+/// What an administrator decided about a host. Key: `hostsettings/<name>`; none is the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostSettings {
+    /// No node is placed there any more; those that are there stay.
+    pub cordoned: bool,
 }
 
 /// Totals, or sums of limits: thousandths of a CPU and MiB.

@@ -21,6 +21,12 @@ pub fn bridge(id: VclusterId) -> String {
     format!("{LINK_PREFIX}b{}", tail(&id.simple()))
 }
 
+/// `dkx<10 hex>`: the tunnel from a vcluster's bridge to those on other hosts.
+#[must_use]
+pub fn tunnel(id: VclusterId) -> String {
+    format!("{LINK_PREFIX}x{}", tail(&id.simple()))
+}
+
 /// `dkv<10 hex>`: the host's end of a node's cable.
 #[must_use]
 pub fn veth(id: NodeId) -> String {

@@ -1,6 +1,7 @@
 //! What one host should do: written by the planner, read by that host's worker.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::id::{IdRange, NodeId, VclusterId};
@@ -43,6 +44,9 @@ pub struct VclusterPlan {
     pub network: Network,
     /// Every node of the vcluster, on whichever host.
     pub peers: Vec<Peer>,
+    /// Where the hosts of the peers are reached, as far as they have said so.
+    #[serde(default)]
+    pub hosts: BTreeMap<HostName, Ipv4Addr>,
     pub keys: VclusterKeys,
 }
 

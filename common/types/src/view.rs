@@ -268,11 +268,22 @@ pub struct ImageView {
     pub is_default: bool,
 }
 
+/// `PATCH /api/v1/hosts/{name}`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeHost {
+    /// Whether new nodes are kept off the host; those that are there stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordoned: Option<bool>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
     pub name: String,
-    /// `ready`, `unreachable` or `failed` (a check failed).
+    /// `ready`, `cordoned` (takes no new nodes), `unreachable` or `failed` (a check failed).
     pub status: String,
+    /// An administrator keeps new nodes off it, whatever its status.
+    pub cordoned: bool,
     pub version: String,
     pub kernel: String,
     pub cgroup: String,

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("worker", &["types", "store", "daemon", "worker-plan", "worker-host"]),
     ("tools/cli", &["types", "client", "daemon"]),
     ("tools/bench", &["types", "client", "daemon"]),
+    ("tools/testbed", &[]),
 ];
 
 /// The pure crates decide without clock, randomness, environment or runtime.

@@ -3,7 +3,7 @@
 //! It is folded together from single changes, in any order and as often as they are heard. What a change may affect is
 //! collected in a set of vclusters to plan again.
 
-use docklet_types::host::{Capacity, HostReport};
+use docklet_types::host::{Capacity, HostReport, HostSettings};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan, VclusterPlan};
@@ -40,6 +40,7 @@ pub enum Change {
     NodeReport(HostName, NodeId, Option<Rev<NodeReport>>),
     VclusterReport(HostName, VclusterId, Option<Rev<VclusterReport>>),
     Host(HostName, Option<Rev<HostReport>>),
+    HostSettings(HostName, Option<Rev<HostSettings>>),
     Alive(HostName, bool),
 }
 
@@ -61,11 +62,20 @@ pub struct Share {
 #[derive(Debug, Clone, Default)]
 pub struct HostState {
     pub report: Option<Rev<HostReport>>,
+    pub settings: Option<Rev<HostSettings>>,
     pub alive: bool,
     pub alloc_revision: Option<i64>,
     /// The sum of the limits of all nodes planned there.
     pub allocated: Capacity,
     pub nodes: BTreeSet<NodeId>,
+}
+
+impl HostState {
+    /// Whether an administrator keeps new nodes off it.
+    #[must_use]
+    pub fn is_cordoned(&self) -> bool {
+        self.settings.as_ref().is_some_and(|s| s.value.cordoned)
+    }
 }
 
 /// See the module.
@@ -208,6 +218,10 @@ impl Cluster {
             }
             Change::Host(host, report) => {
                 self.hosts.entry(host).or_default().report = report;
+                self.host_changed();
+            }
+            Change::HostSettings(host, settings) => {
+                self.hosts.entry(host).or_default().settings = settings;
                 self.host_changed();
             }
             Change::Alive(host, alive) => {

@@ -25,6 +25,7 @@ pub struct Room {
     /// Why hosts were left out, for the message when nothing fits.
     unreachable: usize,
     unfit: usize,
+    cordoned: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +50,13 @@ impl Room {
     /// The room there is now, with `siblings` telling how many nodes of the vcluster each host already holds.
     #[must_use]
     pub fn of(cluster: &Cluster, policy: &Policy, siblings: &BTreeMap<HostName, u32>) -> Self {
-        let mut room = Self { hosts: BTreeMap::new(), unreachable: 0, unfit: 0 };
+        let mut room = Self { hosts: BTreeMap::new(), unreachable: 0, unfit: 0, cordoned: 0 };
         for (name, host) in cluster.hosts() {
             let Some(report) = &host.report else { continue };
             if !host.alive {
                 room.unreachable += 1;
+            } else if host.is_cordoned() {
+                room.cordoned += 1;
             } else if report.value.checks.iter().any(|c| c.outcome == CheckOutcome::Failed) {
                 room.unfit += 1;
             } else {
@@ -92,7 +95,7 @@ impl Room {
     }
 
     fn why_not(&self, size: Size) -> Reason {
-        if self.hosts.is_empty() && self.unreachable + self.unfit == 0 {
+        if self.hosts.is_empty() && self.unreachable + self.unfit + self.cordoned == 0 {
             return Reason::new(
                 "no_host",
                 "No host has joined yet. Start docklet-worker on a machine; the nodes follow by themselves.",
@@ -105,6 +108,12 @@ impl Room {
                     "{} of the hosts cannot run nodes: their checks failed. An administrator sees why on the host's page.",
                     self.unfit
                 ),
+            );
+        }
+        if self.hosts.is_empty() && self.cordoned > 0 {
+            return Reason::new(
+                "no_fit_host",
+                "The hosts that can be reached take no new nodes just now: an administrator has cordoned them. The nodes follow when one is open again.",
             );
         }
         if self.hosts.is_empty() {

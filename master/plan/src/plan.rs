@@ -342,6 +342,11 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
         }
     }
     let peers: Vec<Peer> = peers.into_values().collect();
+    let address = |host: &HostName| Some((host.clone(), cluster.host(host)?.report.as_ref()?.value.address?));
+    // A vcluster on one host needs none, and is not told again when that moves.
+    let several = peers.windows(2).any(|pair| pair[0].host != pair[1].host);
+    let hosts: BTreeMap<HostName, Ipv4Addr> =
+        if several { peers.iter().filter_map(|p| address(&p.host)).collect() } else { BTreeMap::new() };
     for host in &holding {
         let present =
             cluster.shares(spec.id).find(|(name, _)| *name == host).and_then(|(_, share)| share.plan.as_ref());
@@ -354,6 +359,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
             range: spec.range,
             network,
             peers: peers.clone(),
+            hosts: hosts.clone(),
             keys: spec.keys.clone(),
         };
         if present.is_none_or(|p| *p.value != wanted) {

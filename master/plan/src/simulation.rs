@@ -57,6 +57,7 @@ impl World {
         for number in 0..hosts {
             let report = HostReport {
                 name: host(number),
+                address: None,
                 version: "0".into(),
                 kernel: "6".into(),
                 cgroup: "v2".into(),

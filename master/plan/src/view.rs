@@ -174,15 +174,17 @@ pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<Host
         })
         .count();
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
-    let status = match (host.alive, failed) {
-        (false, _) => "unreachable",
-        (true, true) => "failed",
-        (true, false) => "ready",
+    let status = match (host.alive, failed, host.is_cordoned()) {
+        (false, ..) => "unreachable",
+        (true, true, _) => "failed",
+        (true, false, true) => "cordoned",
+        (true, false, false) => "ready",
     };
     let allocated: Capacity = host.allocated;
     Some(HostView {
         name: name.to_string(),
         status: status.to_owned(),
+        cordoned: host.is_cordoned(),
         version: report.version.clone(),
         kernel: report.kernel.clone(),
         cgroup: report.cgroup.clone(),

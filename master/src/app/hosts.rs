@@ -1,12 +1,32 @@
-//! Hosts as administrators see them.
+//! Hosts as administrators see them, and what they decide about them.
 
 use std::sync::Arc;
 
 use docklet_master_plan::view;
+use docklet_store::keys::{Key, Keys};
+use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
+use docklet_types::host::HostSettings;
 use docklet_types::name::{HostName, UserName, VclusterName};
-use docklet_types::view::{HostView, NodeView};
+use docklet_types::view::{ChangeHost, HostView, NodeView};
 
+use super::create::TRIES;
+use crate::auth::Actor;
 use crate::reconcile::ClusterView;
+
+/// Why nothing was decided about a host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("there is no host of that name")]
+    NotFound,
+    #[error("the host is alive")]
+    Alive,
+    #[error("nodes are placed on the host")]
+    HasNodes(u32),
+    #[error("too many changes at the same time")]
+    Contended,
+    #[error("the store cannot take it")]
+    Store(#[source] StoreError),
+}
 
 /// A node on a host, with whom it belongs to.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,13 +38,15 @@ pub struct HostNode {
 
 /// See the module.
 pub struct Hosts {
+    store: Arc<dyn Store>,
+    keys: Keys,
     view: Arc<ClusterView>,
 }
 
 impl Hosts {
     #[must_use]
-    pub fn new(view: Arc<ClusterView>) -> Self {
-        Self { view }
+    pub fn new(store: Arc<dyn Store>, keys: Keys, view: Arc<ClusterView>) -> Self {
+        Self { store, keys, view }
     }
 
     /// All hosts that ever described themselves, by name.
@@ -36,6 +58,76 @@ impl Hosts {
     #[must_use]
     pub fn get(&self, name: &HostName) -> Option<HostView> {
         self.view.read(|cluster| view::host(cluster, name, cluster.host(name)?))
+    }
+
+    /// Changes what is asked for, and nothing where it is so already.
+    ///
+    /// # Errors
+    /// The host is not known, or the store does not take it.
+    pub async fn change(&self, actor: &Actor, name: &HostName, change: &ChangeHost) -> Result<HostView, HostError> {
+        let key = self.keys.write(&Key::HostSettings(name.clone()));
+        for _ in 0..TRIES {
+            let shown = self.get(name).ok_or(HostError::NotFound)?;
+            let settings = self.view.read(|cluster| cluster.host(name).and_then(|h| h.settings.clone()));
+            let old = settings.as_ref().map_or_else(HostSettings::default, |s| (*s.value).clone());
+            let new = HostSettings { cordoned: change.cordoned.unwrap_or(old.cordoned) };
+            if new == old {
+                return Ok(shown);
+            }
+            let unchanged = Compare::as_read(&key, settings.map(|s| s.revision));
+            let txn = Txn::new().when(unchanged).put(&key, &new).map_err(HostError::Store)?;
+            if let Outcome::Committed { revision } = self.store.txn(txn).await.map_err(HostError::Store)? {
+                tracing::info!(host = %name, actor = %actor.name(), cordoned = new.cordoned, "host changed");
+                self.view.reached(revision).await;
+                return self.get(name).ok_or(HostError::NotFound);
+            }
+            self.catch_up(&key).await?;
+        }
+        Err(HostError::Contended)
+    }
+
+    /// Forgets a host that is gone and holds nothing. One that comes back is there again.
+    ///
+    /// # Errors
+    /// The host is not known, is alive, or has nodes; or the store does not take it.
+    pub async fn remove(&self, actor: &Actor, name: &HostName) -> Result<(), HostError> {
+        let key = self.keys.write(&Key::Host(name.clone()));
+        for _ in 0..TRIES {
+            let host = self.view.read(|cluster| cluster.host(name).cloned()).ok_or(HostError::NotFound)?;
+            let report = host.report.ok_or(HostError::NotFound)?;
+            if host.alive {
+                return Err(HostError::Alive);
+            }
+            // A plan that is there still waits for the host's word.
+            let plans = self.store.list(&self.keys.plans_of(name)).await.map_err(HostError::Store)?;
+            if !plans.entries.is_empty() {
+                return Err(HostError::HasNodes(u32::try_from(host.nodes.len()).unwrap_or(u32::MAX)));
+            }
+            let alive = self.keys.write(&Key::Alive(name.clone()));
+            let counter = self.keys.write(&Key::HostAlloc(name.clone()));
+            let txn = Txn::new()
+                .when(Compare::Unchanged { key: key.clone(), revision: report.revision })
+                .when(Compare::Absent { key: alive })
+                // Nothing was placed since the view was read.
+                .when(Compare::as_read(&counter, host.alloc_revision))
+                .delete(&key)
+                .delete(&counter)
+                .delete(self.keys.write(&Key::HostSettings(name.clone())));
+            if let Outcome::Committed { revision } = self.store.txn(txn).await.map_err(HostError::Store)? {
+                tracing::info!(host = %name, actor = %actor.name(), "host removed");
+                self.view.reached(revision).await;
+                return Ok(());
+            }
+            self.catch_up(&key).await?;
+        }
+        Err(HostError::Contended)
+    }
+
+    /// Waits until the view is no older than the store is now.
+    async fn catch_up(&self, key: &str) -> Result<(), HostError> {
+        let now = self.store.list(key).await.map_err(HostError::Store)?.revision;
+        self.view.reached(now).await;
+        Ok(())
     }
 
     /// The nodes planned on a host, by owner, vcluster and name.

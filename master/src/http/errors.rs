@@ -7,6 +7,7 @@ use docklet_types::problem::Code;
 use super::problem::ApiError;
 use crate::app::change::ChangeError;
 use crate::app::create::{CreateError, FieldError};
+use crate::app::hosts::HostError;
 use crate::app::images::ImageError;
 use crate::app::nodes::NodeError;
 use crate::app::users::UserError;
@@ -143,6 +144,30 @@ impl From<AccessError> for ApiError {
                     .because(error)
             }
             AccessError::Failed(reason) => Self::new(Code::BadGateway, reason.message),
+        }
+    }
+}
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::NotFound => Self::not_found("host"),
+            HostError::Alive => Self::new(
+                Code::WrongState,
+                "The host is alive. Stop docklet-worker there first, and remove the host half a minute later.",
+            ),
+            HostError::HasNodes(0) => Self::new(
+                Code::WrongState,
+                "The host still holds a share of vclusters. Start its worker again, so that it lets go of them.",
+            ),
+            HostError::HasNodes(count) => Self::new(
+                Code::WrongState,
+                format!(
+                    "The host still holds {count} of the cluster's nodes. Delete them first, or bring the host back."
+                ),
+            ),
+            HostError::Contended => contended(),
+            HostError::Store(error) => store(error),
         }
     }
 }

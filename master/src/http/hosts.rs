@@ -5,9 +5,11 @@
 use actix_web::{HttpResponse, web};
 use docklet_types::name::HostName;
 use docklet_types::problem::Problem;
-use docklet_types::view::HostView;
+use docklet_types::view::{ChangeHost, HostView};
 use serde::Deserialize;
 
+use super::body::Json;
+use super::idempotency::Idempotency;
 use super::problem::ApiError;
 use crate::app::hosts::Hosts;
 use crate::auth::Actor;
@@ -36,4 +38,38 @@ pub async fn get(actor: Actor, hosts: web::Data<Hosts>, path: web::Path<HostPath
     actor.must_be_admin()?;
     let host = hosts.get(&path.name).ok_or_else(|| ApiError::not_found("host"))?;
     Ok(HttpResponse::Ok().json(host))
+}
+
+/// Keeps new nodes off a host, or lets them on again. Nodes that are there stay.
+#[utoipa::path(patch, path = "/api/v1/hosts/{name}", tag = "hosts", request_body = ChangeHost, params(("name" = String, Path)), responses(
+    (status = 200, description = "Changed", body = HostView),
+    (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json")))]
+pub async fn change(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+    body: Json<ChangeHost>,
+) -> Result<HttpResponse, ApiError> {
+    actor.must_be_admin()?;
+    let hosts = hosts.into_inner();
+    let view = Idempotency::run(async move { Ok(hosts.change(&actor, &path.name, &body.value).await?) }).await?;
+    Ok(HttpResponse::Ok().json(view))
+}
+
+/// Forgets a host that is gone and holds no node. One whose worker comes back is there again.
+#[utoipa::path(delete, path = "/api/v1/hosts/{name}", tag = "hosts", params(("name" = String, Path)), responses(
+    (status = 204, description = "Removed"),
+    (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "`wrong_state`: it is alive, or nodes are placed there", body = Problem, content_type = "application/problem+json")))]
+pub async fn remove(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
+    actor.must_be_admin()?;
+    let hosts = hosts.into_inner();
+    Idempotency::run(async move { Ok(hosts.remove(&actor, &path.name).await?) }).await?;
+    Ok(HttpResponse::NoContent().finish())
 }

@@ -97,7 +97,12 @@ fn api(service: &mut web::ServiceConfig) {
         )
         .service(v1("/images").route(read().to(images::list)))
         .service(v1("/hosts").route(read().to(hosts::list)))
-        .service(v1("/hosts/{name}").route(read().to(hosts::get)))
+        .service(
+            v1("/hosts/{name}")
+                .route(read().to(hosts::get))
+                .route(patch().to(hosts::change))
+                .route(delete().to(hosts::remove)),
+        )
         .service(v1("/events").route(get().to(events::events)))
         .service(resource("/healthz").route(read().to(health::healthz)))
         .service(resource("/readyz").route(read().to(health::readyz)))

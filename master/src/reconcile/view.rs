@@ -133,6 +133,7 @@ impl Fold {
             Key::NodeReport(host, id) => Change::NodeReport(host, id, document(key, value, revision).ok()?),
             Key::VclusterReport(host, id) => Change::VclusterReport(host, id, document(key, value, revision).ok()?),
             Key::Host(host) => Change::Host(host, document(key, value, revision).ok()?),
+            Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
             Key::Alive(host) => Change::Alive(host, alive),
             // Read from the specs.
             Key::Name(..) => return None,

@@ -249,6 +249,25 @@ pub enum HostCommand {
         #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
         name: String,
     },
+    /// Keep new nodes off a host; those that are there stay.
+    Cordon {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+    },
+    /// Let new nodes on a host again.
+    Uncordon {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+    },
+    /// Forget a host that is gone and holds no node.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -58,6 +58,7 @@ impl HostPage {
 pub(crate) fn host_status(host: &HostView) -> html::Html {
     match host.status.as_str() {
         "ready" => html::mark("running", "ok", "Ready"),
+        "cordoned" => html::mark("warning", "warn", "Cordoned"),
         "unreachable" => html::mark("offline", "bad", "Unreachable"),
         "failed" => html::mark("failed", "bad", "Failed"),
         other => html::mark("info", "idle", other),

@@ -17,6 +17,7 @@ use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::report::Reason;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -100,7 +101,7 @@ pub struct FakeVcluster {
     pub bridge: bool,
     pub generation: u64,
     /// Node names by address, as the hosts file has them.
-    pub hosts: BTreeMap<std::net::Ipv4Addr, NodeName>,
+    pub hosts: BTreeMap<Ipv4Addr, NodeName>,
 }
 
 struct Failure {
@@ -412,6 +413,10 @@ impl Machine for FakeHost {
     async fn capacity(&self) -> Result<Capacity> {
         self.enter(Op::Capacity, None).await?;
         Ok(self.state().capacity)
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        None
     }
 
     async fn observe(&self) -> Result<Observed> {

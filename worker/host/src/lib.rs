@@ -11,6 +11,7 @@ use docklet_types::image::ImageRef;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::report::Reason;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -112,6 +113,8 @@ pub trait Machine: Send + Sync {
     /// packet filter's base. Safe to run again while nodes run. Every finding is in the list; a failed check is no error.
     async fn prepare(&self) -> Result<Vec<Check>>;
     async fn capacity(&self) -> Result<Capacity>;
+    /// Where other hosts reach this one; `None` where it has no way out.
+    fn address(&self) -> Option<Ipv4Addr>;
     async fn observe(&self) -> Result<Observed>;
     /// Every object of ours that exists, by kind (`link`, `nft_element`, `mount`, `cgroup`, `process`, `loop`,
     /// `directory`, `netns`), so that an audit can say what belongs to nothing. The label names the object.

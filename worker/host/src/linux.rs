@@ -26,6 +26,7 @@ mod run;
 mod shell;
 mod survey;
 mod sys;
+mod tunnel;
 
 use async_trait::async_trait;
 use docklet_types::config::Config;
@@ -118,18 +119,6 @@ impl LinuxHost {
             paths,
         };
         Self { program: PathBuf::from("/proc/self/exe"), inner: Arc::new(inner) }
-    }
-
-    /// `v1` or `v2`, for the host's report.
-    #[must_use]
-    pub fn cgroup_version(&self) -> &'static str {
-        cgroup::version().as_str()
-    }
-
-    /// `btrfs` or `directory`, for the host's report.
-    #[must_use]
-    pub fn storage_kind(&self) -> &'static str {
-        if self.inner.pool.has_limits() { "btrfs" } else { "directory" }
     }
 
     /// Removes what belongs to the host as such: packet filter, route, pool mount. Nodes must be gone. What is stored
@@ -288,7 +277,12 @@ impl Networks for LinuxHost {
         let bridge = kernel_names::bridge(vcluster.id);
         // The filter before the bridge: nothing may pass unjudged in between.
         self.inner.firewall.add_bridge(&bridge).await.map_err(|e| fail(&e))?;
+        // Room for a tunnel from the start: a vcluster may spread over hosts later, and its nodes keep what they have.
+        let mtu = mtu - tunnel::OVERHEAD;
         network::ensure_bridge(vcluster.id, vcluster.network.subnet, mtu).await.map_err(|e| fail(&e))?;
+        let address = network::underlay_address(self.inner.network_device.as_deref());
+        let state = self.inner.paths.vcluster_state(vcluster.id);
+        tunnel::ensure(vcluster, address, &state).await.map_err(|e| fail(&e))?;
         // Last: it says that everything of this generation is in place.
         let path = self.inner.paths.vcluster_state(vcluster.id).join(GENERATION);
         fs::write(&path, vcluster.generation.to_string()).map_err(|e| fail(&e))
@@ -297,11 +291,13 @@ impl Networks for LinuxHost {
     async fn remove_vcluster(&self, id: VclusterId) -> Result<()> {
         let what = "The vcluster's network could not be removed";
         let bridge = kernel_names::bridge(id);
+        let state = self.inner.paths.vcluster_state(id);
+        let tunnel = tunnel::remove(id, &state).await.map_err(|e| failed("network_failed", what, &e));
         let link = network::remove_link(&bridge).await.map_err(|e| failed("network_failed", what, &e));
         let filter = self.inner.firewall.remove_bridge(&bridge).await.map_err(|e| failed("network_failed", what, &e));
         let files = self.blocking(move |inner| remove_tree(&inner.paths.vcluster_state(id))).await?;
         let files = files.map_err(|e| failed("network_failed", what, &e));
-        all([link, filter, files])
+        all([tunnel, link, filter, files])
     }
 
     async fn ensure_port(&self, node: &NodePlan) -> Result<()> {

@@ -52,6 +52,7 @@ fn vcluster(n: u8, wanted: Wanted, generation: u64) -> VclusterPlan {
         range: IdRange::new(0).unwrap(),
         network: Network { subnet: "172.16.0.0/24".parse().unwrap(), vni: 1 },
         peers: Vec::new(),
+        hosts: BTreeMap::new(),
         keys: VclusterKeys { user: pair.clone(), host: pair },
     }
 }

@@ -1,6 +1,7 @@
 //! The task that owns all state of the loop, and what it does for nodes. For vclusters see [`super::share`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use docklet_store::Store;
@@ -57,6 +58,7 @@ pub(super) struct Loop {
     pub checking: bool,
     pub checks: Vec<Check>,
     pub capacity: Option<Capacity>,
+    pub address: Option<Ipv4Addr>,
     /// Why no node can be started here.
     pub unfit: Option<Reason>,
     pub started_at: Micros,
@@ -116,6 +118,7 @@ impl Loop {
             checking: false,
             checks: Vec::new(),
             capacity: None,
+            address: None,
             unfit: None,
             started_at: Micros::now(),
             contact_by,

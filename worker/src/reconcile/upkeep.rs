@@ -229,12 +229,18 @@ impl Loop {
             }
         }
         let capacity = capacity.or(self.capacity);
-        if self.capacity != capacity || self.checks != checks || was_unfit != self.unfit.is_some() {
+        let address = self.context.host.address();
+        if (self.capacity, self.address) != (capacity, address)
+            || self.checks != checks
+            || was_unfit != self.unfit.is_some()
+        {
             self.checks = checks;
+            self.address = address;
             self.capacity = capacity;
             let capacity = capacity.unwrap_or(Capacity { cpu_millis: 0, memory_mib: 0, disk_mib: 0 });
             let report = machine::host_report(
                 self.settings.host.clone(),
+                address,
                 &self.settings.paths,
                 capacity,
                 self.checks.clone(),

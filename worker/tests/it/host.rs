@@ -252,6 +252,10 @@ impl Machine for TestHost {
     async fn capacity(&self) -> Result<Capacity> {
         self.fake.capacity().await
     }
+    fn address(&self) -> Option<std::net::Ipv4Addr> {
+        self.fake.address()
+    }
+
     async fn observe(&self) -> Result<Observed> {
         self.fake.observe().await
     }

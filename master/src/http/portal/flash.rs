@@ -19,11 +19,14 @@ pub enum Done {
     UserEnabled,
     UserPasswordSet,
     UserRemoved,
+    HostCordoned,
+    HostUncordoned,
+    HostRemoved,
     NothingFailed,
 }
 
 impl Done {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Deleting, "deleting"),
         (Self::PasswordChanged, "password"),
         (Self::SignedOutElsewhere, "sessions"),
@@ -32,6 +35,9 @@ impl Done {
         (Self::UserEnabled, "user-enabled"),
         (Self::UserPasswordSet, "user-password"),
         (Self::UserRemoved, "user-removed"),
+        (Self::HostCordoned, "host-cordoned"),
+        (Self::HostUncordoned, "host-uncordoned"),
+        (Self::HostRemoved, "host-removed"),
         (Self::NothingFailed, "nothing-failed"),
     ];
 
@@ -45,6 +51,9 @@ impl Done {
             Self::UserEnabled => Flash::done(format!("User {name} is enabled.")),
             Self::UserPasswordSet => Flash::done(format!("User {name} has a new password.")),
             Self::UserRemoved => Flash::done(format!("User {name} is removed.")),
+            Self::HostCordoned => Flash::done(format!("Host {name} takes no new nodes. Those that are there stay.")),
+            Self::HostUncordoned => Flash::done(format!("Host {name} takes nodes again.")),
+            Self::HostRemoved => Flash::done(format!("Host {name} is removed.")),
             Self::NothingFailed => Flash::info("Nothing has failed, so there was nothing to try again."),
         }
     }

@@ -2,13 +2,17 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use docklet_web::{HostNode, HostPage, HostsPage, ImagesPage, Nav};
+use docklet_types::name::HostName;
+use docklet_types::view::ChangeHost;
+use docklet_web::{HostNode, HostPage, HostsPage, ImagesPage, Nav, link};
 
-use super::{page, shell};
+use super::flash::{self, Done};
+use super::{go, page, shell};
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
 use crate::auth::Actor;
 use crate::http::hosts::HostPath;
+use crate::http::idempotency::Idempotency;
 use crate::http::problem::ApiError;
 
 /// What makes a machine that has the packages and our configuration a host.
@@ -44,6 +48,56 @@ pub async fn show(
         .map(|n| HostNode { owner: n.owner.to_string(), vcluster: n.vcluster.to_string(), node: n.node })
         .collect();
     page(StatusCode::OK, &HostPage { shell: shell(&request, &actor, Nav::Hosts), host, nodes })
+}
+
+async fn set_cordoned(actor: Actor, hosts: web::Data<Hosts>, name: HostName, cordoned: bool) -> Result<(), ApiError> {
+    actor.must_be_admin()?;
+    let (hosts, change) = (hosts.into_inner(), ChangeHost { cordoned: Some(cordoned) });
+    Idempotency::run(async move { Ok(hosts.change(&actor, &name, &change).await?) }).await.map(drop)
+}
+
+/// `POST /hosts/{name}/cordon`
+///
+/// # Errors
+/// `not_allowed`, `not_found`
+pub async fn cordon(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
+    let name = path.into_inner().name;
+    set_cordoned(actor, hosts, name.clone(), true).await?;
+    Ok(flash::with(go(&link::host(name.as_str())), Done::HostCordoned, name.as_str()))
+}
+
+/// `POST /hosts/{name}/uncordon`
+///
+/// # Errors
+/// `not_allowed`, `not_found`
+pub async fn uncordon(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
+    let name = path.into_inner().name;
+    set_cordoned(actor, hosts, name.clone(), false).await?;
+    Ok(flash::with(go(&link::host(name.as_str())), Done::HostUncordoned, name.as_str()))
+}
+
+/// `POST /hosts/{name}/remove`
+///
+/// # Errors
+/// `not_allowed`, `not_found`, `wrong_state`
+pub async fn remove(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
+    actor.must_be_admin()?;
+    let (hosts, name) = (hosts.into_inner(), path.into_inner().name);
+    let whom = name.clone();
+    Idempotency::run(async move { Ok(hosts.remove(&actor, &whom).await?) }).await?;
+    Ok(flash::with(go("/hosts"), Done::HostRemoved, name.as_str()))
 }
 
 /// `GET /images`

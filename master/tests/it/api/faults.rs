@@ -61,6 +61,51 @@ async fn a_host_that_is_cut_off_is_said_to_be() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cordoned_host_keeps_its_nodes_and_takes_no_new_ones() {
+    let site = site().await;
+    let (root, ada) = (site.sign_in("root").await, site.sign_in("ada").await);
+    ada.running("demo", 1).await;
+    let cordon = |on: bool| json!({ "cordoned": on });
+    let host: HostView = root.send(Method::PATCH, "/api/v1/hosts/h1", Some(cordon(true))).await.ok(200);
+    assert_eq!((host.status.as_str(), host.cordoned, host.nodes_ready), ("cordoned", true, 1));
+    // Saying it again changes nothing.
+    root.send(Method::PATCH, "/api/v1/hosts/h1", Some(cordon(true))).await.ok::<HostView>(200);
+    ada.create("later", 1).await.ok::<VclusterView>(202);
+    eventually("it says why it waits", || async {
+        let view: VclusterView = ada.get("/api/v1/vclusters/later").await.ok(200);
+        view.reason.is_some_and(|r| r.code == "no_fit_host" && r.message.contains("cordoned"))
+    })
+    .await;
+    assert_eq!(ada.get("/api/v1/vclusters/demo").await.ok::<VclusterView>(200).status, Status::Running);
+    let open: HostView = root.send(Method::PATCH, "/api/v1/hosts/h1", Some(cordon(false))).await.ok(200);
+    assert_eq!((open.status.as_str(), open.cordoned), ("ready", false));
+    ada.get("/api/v1/vclusters/later?wait=running&timeout=10").await.ok::<VclusterView>(200);
+    root.send(Method::PATCH, "/api/v1/hosts/none", Some(cordon(true))).await.problem(404, "not_found");
+    root.send(Method::PATCH, "/api/v1/hosts/h1", Some(json!({ "drained": true }))).await.problem(400, "malformed_body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_host_that_is_gone_and_empty_is_forgotten() {
+    let site = site().await;
+    let (root, ada) = (site.sign_in("root").await, site.sign_in("ada").await);
+    ada.running("demo", 1).await;
+    root.delete("/api/v1/hosts/h1").await.problem(409, "wrong_state");
+    site.host.die().await;
+    eventually("its nodes are in the way, not its life", || async {
+        root.delete("/api/v1/hosts/h1").await.text.contains("still holds 1 ")
+    })
+    .await;
+    root.delete("/api/v1/hosts/none").await.problem(404, "not_found");
+    let site = super::support::site().await;
+    let root = site.sign_in("root").await;
+    root.send(Method::PATCH, "/api/v1/hosts/h1", Some(json!({ "cordoned": true }))).await.ok::<HostView>(200);
+    site.host.die().await;
+    eventually("the host is removed", || async { root.delete("/api/v1/hosts/h1").await.status == 204 }).await;
+    root.get("/api/v1/hosts/h1").await.problem(404, "not_found");
+    assert!(root.get("/api/v1/hosts").await.ok::<Vec<HostView>>(200).is_empty());
+}
+
 /// Another master over the same store and database.
 async fn second(site: &Site) -> Assembly {
     Assembly::start(&site.config, site.db.clone(), Arc::new(site.store.clone()), site.access.clone()).await.unwrap()

@@ -26,7 +26,14 @@ async fn leftovers(site: &Site) -> Vec<String> {
     keys.filter(|key| {
         !matches!(
             site.keys.read(key),
-            Some(Key::Host(_) | Key::Alive(_) | Key::HostAlloc(_) | Key::NetworkAlloc | Key::Usage(_))
+            Some(
+                Key::Host(_)
+                    | Key::HostSettings(_)
+                    | Key::Alive(_)
+                    | Key::HostAlloc(_)
+                    | Key::NetworkAlloc
+                    | Key::Usage(_)
+            )
         )
     })
     .collect()

@@ -53,6 +53,9 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
         // Only administrators, and only of users without vclusters; of oneself it is not allowed rather than not there.
         ("DELETE", "/api/v1/users/{name}") => (Oneself, None, &[403, 409]),
         ("GET", "/api/v1/hosts" | "/api/v1/hosts/{name}") => (Admin, None, &[200]),
+        ("PATCH", "/api/v1/hosts/{name}") => (Admin, Some(json!({"cordoned": false})), &[200]),
+        // The host is alive.
+        ("DELETE", "/api/v1/hosts/{name}") => (Admin, None, &[409]),
         ("GET", p) if p == vcluster => (Owner, None, &[200]),
         ("PATCH", p) if p == vcluster => (Owner, Some(json!({"nodes": 2})), &[202]),
         ("DELETE", p) if p == vcluster => (Owner, None, &[202]),

@@ -126,6 +126,9 @@ async fn from_sign_in_to_a_cluster_in_two_clicks() {
     page(&browser.get("/nothing/here").await, 404);
     page(&browser.get("/users").await, 403);
     page(&browser.get("/hosts").await, 403);
+    for action in ["cordon", "uncordon", "remove"] {
+        page(&browser.post(&format!("/hosts/h1/{action}"), &[]).await, 403);
+    }
     let out = browser.post("/sign-out", &[]).await;
     assert_eq!((out.status.as_u16(), out.header("location")), (303, "/sign-in"));
     assert!(!browser.cookies.contains_key("docklet_session"));
@@ -227,6 +230,13 @@ async fn administrators_see_users_and_hosts() {
     let host = browser.get("/hosts/h1").await;
     assert!(page(&host, 200).contains("demo") && host.text.contains("node1"));
     page(&browser.get("/hosts/none").await, 404);
+    let cordoned = browser.post("/hosts/h1/cordon", &[]).await;
+    assert_eq!((cordoned.status.as_u16(), cordoned.header("location")), (303, "/hosts/h1"));
+    let shown = browser.get("/hosts/h1").await;
+    assert!(page(&shown, 200).contains("No new node is placed here") && shown.text.contains("takes no new nodes"));
+    assert_eq!(browser.post("/hosts/h1/uncordon", &[]).await.status, 303);
+    assert!(!page(&browser.get("/hosts/h1").await, 200).contains("No new node is placed here"));
+    page(&browser.post("/hosts/h1/remove", &[]).await, 409);
     assert!(page(&browser.get("/vclusters/demo?owner=ada").await, 200).contains("node1"));
     assert!(page(&browser.get("/").await, 200).contains("demo"));
     let answer = browser.post("/users", &[("username", "carol"), ("password", "short"), ("role", "user")]).await;

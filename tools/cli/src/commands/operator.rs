@@ -1,7 +1,7 @@
 //! What the installation offers: images and hosts.
 
 use docklet_types::host::CheckOutcome;
-use docklet_types::view::{HostView, ImageView};
+use docklet_types::view::{ChangeHost, HostView, ImageView};
 
 use crate::args::{HostCommand, ImageCommand};
 use crate::commands::Context;
@@ -49,6 +49,19 @@ pub async fn host(cx: &Context, command: HostCommand) -> Result<()> {
         HostCommand::Show { name } => {
             let host = client.host(&name).await?;
             show(cx.global.output, &host, || host_facts(&host, cx.style()));
+        }
+        HostCommand::Cordon { name } => {
+            let host = client.change_host(&name, &ChangeHost { cordoned: Some(true) }).await?;
+            show(cx.global.output, &host, || format!("{name} takes no new nodes; {} stay there\n", host.nodes));
+        }
+        HostCommand::Uncordon { name } => {
+            let host = client.change_host(&name, &ChangeHost { cordoned: Some(false) }).await?;
+            show(cx.global.output, &host, || format!("{name} takes nodes again\n"));
+        }
+        HostCommand::Remove { name } => {
+            client.remove_host(&name).await?;
+            let removed = serde_json::json!({ "name": name, "removed": true });
+            show(cx.global.output, &removed, || format!("removed {name}\n"));
         }
     }
     Ok(())

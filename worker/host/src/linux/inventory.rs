@@ -30,6 +30,7 @@ impl Known {
         let mut links: HashMap<String, Owner> =
             nodes.iter().map(|id| (kernel_names::veth(*id), Owner::Node(*id))).collect();
         links.extend(vclusters.iter().map(|id| (kernel_names::bridge(*id), Owner::Vcluster(*id))));
+        links.extend(vclusters.iter().map(|id| (kernel_names::tunnel(*id), Owner::Vcluster(*id))));
         Self { links, containers: nodes.into_iter().map(|id| (kernel_names::container(id), id)).collect() }
     }
 

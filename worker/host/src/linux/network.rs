@@ -44,7 +44,7 @@ fn cause(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-trait Attempt<T> {
+pub trait Attempt<T> {
     fn attempting(self, what: impl FnOnce() -> String) -> Result<T, NetworkError>;
     /// Success too where the object is already as wanted.
     fn or_already(self) -> Result<(), rtnetlink::Error>;
@@ -65,13 +65,13 @@ impl<T> Attempt<T> for Result<T, rtnetlink::Error> {
 }
 
 /// A netlink connection for the length of one operation.
-struct Netlink {
-    handle: Handle,
+pub struct Netlink {
+    pub handle: Handle,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Netlink {
-    fn open() -> Result<Self, NetworkError> {
+    pub fn open() -> Result<Self, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
         Ok(Self { handle, task: tokio::spawn(connection) })
     }
@@ -181,6 +181,15 @@ pub fn uplink_mtu(device: Option<&str>) -> u32 {
     let device = device.map(ToOwned::to_owned).or_else(default_device);
     let mtu = device.and_then(|d| fs::read_to_string(format!("/sys/class/net/{d}/mtu")).ok());
     mtu.and_then(|m| m.trim().parse().ok()).unwrap_or(MTU).clamp(576, MTU)
+}
+
+/// The address at which other hosts reach this one: the first of that device, or of the one that leads out.
+pub fn underlay_address(device: Option<&str>) -> Option<Ipv4Addr> {
+    let device = device.map(ToOwned::to_owned).or_else(default_device)?;
+    nix::ifaddrs::getifaddrs()
+        .ok()?
+        .filter(|a| a.interface_name == device)
+        .find_map(|a| Some(a.address?.as_sockaddr_in()?.ip()))
 }
 
 fn default_device() -> Option<String> {

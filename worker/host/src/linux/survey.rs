@@ -5,6 +5,7 @@ use docklet_types::host::{Capacity, Check};
 use docklet_types::kernel_names;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -154,6 +155,10 @@ impl LinuxHost {
 impl Machine for LinuxHost {
     async fn prepare(&self) -> Result<Vec<Check>> {
         self.checks().await
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        network::underlay_address(self.inner.network_device.as_deref())
     }
 
     async fn capacity(&self) -> Result<Capacity> {

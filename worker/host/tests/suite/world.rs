@@ -45,6 +45,7 @@ pub fn vcluster(net: Subnet, index: usize) -> VclusterPlan {
         range: IdRange::new(7).unwrap(),
         network: Network { subnet, vni: 100 + index as u32 },
         peers: Vec::new(),
+        hosts: std::collections::BTreeMap::new(),
         keys: VclusterKeys { user: key("user"), host: key("host") },
     }
 }

@@ -38,6 +38,7 @@ impl FakeHost {
         let name: HostName = name.parse().unwrap();
         let report = HostReport {
             name: name.clone(),
+            address: None,
             version: "test".to_owned(),
             kernel: "6.0".to_owned(),
             cgroup: "v2".to_owned(),

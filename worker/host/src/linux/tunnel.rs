@@ -1,0 +1,203 @@
+//! A vcluster over several hosts: a VXLAN device on its bridge, with every node of other hosts written into it.
+//!
+//! Nothing is learned and nothing is flooded, for every address is known: what is not written down is not delivered.
+//! The device answers ARP for the nodes that are written down, so no broadcast crosses the network between hosts.
+
+use docklet_types::id::VclusterId;
+use docklet_types::kernel_names;
+use docklet_types::net::Mac;
+use docklet_types::plan::VclusterPlan;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::{Handle, LinkVxlan};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use super::network::{self, Attempt, Netlink, NetworkError};
+
+/// IANA's port of VXLAN.
+const PORT: u16 = 4789;
+/// What VXLAN over IPv4 adds to each packet, in bytes.
+pub const OVERHEAD: u32 = 50;
+/// What was written into the device, so that the next plan changes only what differs.
+const NOTE: &str = "neighbours.json";
+
+/// A node on another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Neighbour {
+    ip: Ipv4Addr,
+    mac: Mac,
+    /// Where its host is reached.
+    host: Ipv4Addr,
+}
+
+/// The nodes of the plan that are on other hosts than the one at `local`. Those whose host has not said where it is
+/// cannot be reached yet.
+pub fn neighbours(plan: &VclusterPlan, local: Ipv4Addr) -> BTreeSet<Neighbour> {
+    let of = |peer: &docklet_types::plan::Peer| {
+        let host = *plan.hosts.get(&peer.host)?;
+        (host != local).then_some(Neighbour { ip: peer.ip, mac: peer.mac, host })
+    };
+    plan.peers.iter().filter_map(of).collect()
+}
+
+/// What is to be written, and what to be removed: a neighbour is replaced in place.
+fn difference(old: &BTreeSet<Neighbour>, new: &BTreeSet<Neighbour>) -> (Vec<Neighbour>, Vec<Neighbour>) {
+    let kept: BTreeSet<Ipv4Addr> = new.iter().map(|n| n.ip).collect();
+    let write = new.difference(old).copied().collect();
+    let remove = old.iter().filter(|n| !kept.contains(&n.ip)).copied().collect();
+    (write, remove)
+}
+
+/// Makes the device where there are neighbours, brings its entries to the plan, removes it where there are none.
+/// `state` is the vcluster's directory; the bridge is there.
+pub async fn ensure(plan: &VclusterPlan, local: Option<Ipv4Addr>, state: &Path) -> Result<(), NetworkError> {
+    let name = kernel_names::tunnel(plan.id);
+    let note = state.join(NOTE);
+    let wanted = local.map(|local| neighbours(plan, local)).unwrap_or_default();
+    let (Some(local), false) = (local, wanted.is_empty()) else {
+        return remove(plan.id, state).await;
+    };
+    let netlink = Netlink::open()?;
+    let (index, fresh) = device(&netlink.handle, plan, local).await?;
+    let old: BTreeSet<Neighbour> = match fs::read(&note) {
+        Ok(bytes) if !fresh => serde_json::from_slice(&bytes).unwrap_or_default(),
+        _ => BTreeSet::new(),
+    };
+    let (write, remove) = difference(&old, &wanted);
+    // Both for as long as it is between the two: what is cut off here is brought to its end by the next call.
+    save(&note, &old.union(&wanted).copied().collect())?;
+    for neighbour in remove {
+        forget(&netlink.handle, index, neighbour).await.attempting(|| format!("forget {} on {name}", neighbour.ip))?;
+    }
+    for neighbour in write {
+        learn(&netlink.handle, index, neighbour).await.attempting(|| format!("write {} into {name}", neighbour.ip))?;
+    }
+    save(&note, &wanted)
+}
+
+/// Removes the device with all that is in it; already gone is success.
+pub async fn remove(id: VclusterId, state: &Path) -> Result<(), NetworkError> {
+    network::remove_link(&kernel_names::tunnel(id)).await?;
+    let note = state.join(NOTE);
+    match fs::remove_file(&note) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(NetworkError::Write { path: note.display().to_string(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The device's number, and whether it was made just now.
+async fn device(handle: &Handle, plan: &VclusterPlan, local: Ipv4Addr) -> Result<(u32, bool), NetworkError> {
+    let name = kernel_names::tunnel(plan.id);
+    if let Some(index) = network::link_index(&name) {
+        return Ok((index, false));
+    }
+    let bridge = kernel_names::bridge(plan.id);
+    let missing = |name: &str| NetworkError::Netlink {
+        what: format!("find {name}"),
+        source: std::io::ErrorKind::NotFound.into(),
+    };
+    let controller = network::link_index(&bridge).ok_or_else(|| missing(&bridge))?;
+    let mtu = fs::read_to_string(format!("/sys/class/net/{bridge}/mtu")).ok().and_then(|m| m.trim().parse().ok());
+    let mut message = LinkVxlan::new(&name, plan.network.vni)
+        .local(local)
+        .port(PORT)
+        .learning(false)
+        .proxy(true)
+        .controller(controller)
+        .up();
+    if let Some(mtu) = mtu {
+        message = message.mtu(mtu);
+    }
+    handle.link().add(message.build()).execute().await.or_already().attempting(|| format!("make tunnel {name}"))?;
+    // Else the bridge would look for a node there that has a new place on this host, and has not said a word yet.
+    let path = format!("/sys/class/net/{name}/brport/learning");
+    fs::write(&path, "0").map_err(|source| NetworkError::Write { path, source })?;
+    Ok((network::link_index(&name).ok_or_else(|| missing(&name))?, true))
+}
+
+/// Into the bridge: it is behind the tunnel; into the tunnel: behind that host, and what to answer who asks for it.
+async fn learn(handle: &Handle, index: u32, neighbour: Neighbour) -> Result<(), rtnetlink::Error> {
+    let Neighbour { ip, mac, host } = neighbour;
+    handle
+        .neighbours()
+        .add_bridge(index, &mac.0)
+        .flags(NeighbourFlags::Controller)
+        .state(NeighbourState::Noarp)
+        .replace()
+        .execute()
+        .await?;
+    handle
+        .neighbours()
+        .add_bridge(index, &mac.0)
+        .flags(NeighbourFlags::Own)
+        .destination(IpAddr::V4(host))
+        .replace()
+        .execute()
+        .await?;
+    handle.neighbours().add(index, IpAddr::V4(ip)).link_layer_address(&mac.0).replace().execute().await
+}
+
+async fn forget(handle: &Handle, index: u32, neighbour: Neighbour) -> Result<(), rtnetlink::Error> {
+    let Neighbour { ip, mac, host } = neighbour;
+    let lladdr = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
+    let at = |ip| NeighbourAttribute::Destination(NeighbourAddress::Inet(ip));
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = index;
+    entry.header.state = NeighbourState::Permanent;
+    entry.header.flags = NeighbourFlags::Own;
+    entry.attributes = vec![lladdr, at(host)];
+    or_gone(handle.neighbours().del(entry.clone()).execute().await)?;
+    entry.header.state = NeighbourState::Noarp;
+    entry.header.flags = NeighbourFlags::Controller;
+    entry.attributes.truncate(1);
+    or_gone(handle.neighbours().del(entry).execute().await)?;
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Inet;
+    entry.header.ifindex = index;
+    entry.attributes = vec![at(ip)];
+    or_gone(handle.neighbours().del(entry).execute().await)
+}
+
+fn or_gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(m)) if m.to_io().raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn save(path: &Path, neighbours: &BTreeSet<Neighbour>) -> Result<(), NetworkError> {
+    let write = || {
+        let temporary = path.with_extension("new");
+        fs::write(&temporary, serde_json::to_vec(neighbours)?)?;
+        fs::rename(temporary, path)
+    };
+    write().map_err(|source| NetworkError::Write { path: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbour(last: u8, host: u8) -> Neighbour {
+        let ip = [172, 16, 0, last].into();
+        Neighbour { ip, mac: Mac::of_address(ip), host: [10, 0, 0, host].into() }
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_what_moved_is_replaced_in_place() {
+        let old = BTreeSet::from([neighbour(2, 1), neighbour(3, 1), neighbour(4, 2)]);
+        let new = BTreeSet::from([neighbour(2, 1), neighbour(3, 2), neighbour(5, 2)]);
+        let (write, remove) = difference(&old, &new);
+        assert_eq!(write, [neighbour(3, 2), neighbour(5, 2)]);
+        assert_eq!(remove, [neighbour(4, 2)]);
+    }
+}
