@@ -188,8 +188,11 @@ test('the node sees no secret of the portal', async () => {
 
 test('stop, start and scale from the page', async () => {
   await page.goto(`${PORTAL}/vclusters/${name}`);
+  const asked = Date.now();
   await page.locator('#vcluster-header').getByRole('button', { name: 'Stop' }).click();
   await status('Stopped');
+  // Neither an open shell nor a kernel is waited for.
+  assert.ok(Date.now() - asked < 6000, `stopping took ${Date.now() - asked} ms`);
   await accessible(page, 'vcluster, stopped');
   await page.goto(`${PORTAL}/vclusters/${name}/terminal?node=node1`);
   await page.getByRole('button', { name: /Start/ }).waitFor();

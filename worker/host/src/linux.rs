@@ -77,6 +77,8 @@ struct Inner {
     terminals: Mutex<HashMap<(NodeId, String), Turn>>,
     /// Nodes that this worker has had to do with, so that what they leave behind can be told from others'.
     seen: Mutex<HashSet<NodeId>>,
+    /// Nodes that are being stopped right now.
+    stopping: Mutex<HashSet<NodeId>>,
     /// When the packet filter's elements were last read, and which ports were there.
     ports: tokio::sync::Mutex<Option<(Instant, HashSet<String>)>>,
     /// Bounds how many helpers run at once: a start takes some processor time, and a hundred at once only wait for each other.
@@ -114,6 +116,7 @@ impl LinuxHost {
             reports: Mutex::default(),
             terminals: Mutex::default(),
             seen: Mutex::default(),
+            stopping: Mutex::default(),
             ports: tokio::sync::Mutex::default(),
             helpers: Semaphore::new((cpus * 4).max(8)),
             paths,

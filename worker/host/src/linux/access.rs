@@ -1,14 +1,15 @@
 //! Ways into a running node: sockets made inside its network namespace, shells, commands.
 
+use docklet_types::agent::frame::{self, Control};
 use docklet_types::id::NodeId;
 use nix::sched::{CloneFlags, setns};
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
@@ -116,6 +117,30 @@ pub fn is_session(name: &str) -> bool {
 pub fn connect_in(directory: &Path, name: &str) -> io::Result<UnixStream> {
     let open = std::fs::File::open(directory)?;
     UnixStream::connect(format!("/proc/self/fd/{}/{name}", open.as_raw_fd()))
+}
+
+/// Asks the holders of all sessions in the directory to end their shells, and waits until they have, or for `limit`.
+pub fn end_terminals(directory: &Path, limit: Duration) -> io::Result<()> {
+    let close = serde_json::to_vec(&Control::Close)?;
+    let mut waiting = Vec::new();
+    for entry in std::fs::read_dir(directory)?.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| n.ends_with(".sock")) else { continue };
+        // One that does not answer has ended.
+        let Ok(mut stream) = connect_in(directory, name) else { continue };
+        let told = stream.write_all(&frame::header(frame::CONTROL, close.len() as u32));
+        if told.and_then(|()| stream.write_all(&close)).is_ok() {
+            waiting.push(stream);
+        }
+    }
+    let deadline = Instant::now() + limit;
+    for mut stream in waiting {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
+        // What the shell says last is nobody's any more; the end of it is the holder's.
+        let _ = io::copy(&mut stream, &mut io::sink());
+    }
+    Ok(())
 }
 
 /// What `ps` shows of a helper: the installation by its directory, the node by its container.

@@ -24,7 +24,7 @@ use super::container::{self, HostFacts, StartRequest};
 use super::proc::{self, Process};
 use super::rootfs::Rootfs;
 use super::run::{self, Run, State};
-use super::{LinuxHost, access, cgroup, helper, network, sys};
+use super::{Inner, LinuxHost, access, cgroup, helper, network, sys};
 use crate::reason::failed;
 use crate::{Containers, HostError, Result};
 
@@ -32,6 +32,8 @@ use crate::{Containers, HostError, Result};
 const START: Duration = Duration::from_secs(30);
 /// How long the monitor may take to clean up after init has ended, before the worker does it.
 const CLEAN_UP: Duration = Duration::from_secs(5);
+/// How long an open shell may take to end before the node is asked to.
+const HANG_UP: Duration = Duration::from_millis(500);
 /// How often sshd is looked for once init is up.
 const LOOK: Duration = Duration::from_millis(5);
 /// The port of sshd.
@@ -148,6 +150,12 @@ impl LinuxHost {
         self.bring_monitor_down(run.monitor).await
     }
 
+    /// Ends the node's terminals. A shell at a prompt ignores what asks others to end, and init would wait for it.
+    async fn hang_up(&self, id: NodeId) {
+        let directory = self.state(id).join("terminals");
+        let _ = self.blocking(move |_| access::end_terminals(&directory, HANG_UP)).await;
+    }
+
     /// Ends a start whose helper was cut off: what it forked may still be on its way, and its cable is in the way of the
     /// next one.
     async fn clear_half_started(&self, id: NodeId) -> io::Result<()> {
@@ -182,6 +190,25 @@ impl LinuxHost {
             init.kill(1000)?;
         }
         Ok(())
+    }
+}
+
+/// While it lives, nobody gets into the node any more: a shell opened now would only be in the way of its end.
+struct Stopping {
+    inner: Arc<Inner>,
+    id: NodeId,
+}
+
+impl Stopping {
+    fn begin(inner: &Arc<Inner>, id: NodeId) -> Self {
+        inner.stopping.lock().insert(id);
+        Self { inner: Arc::clone(inner), id }
+    }
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.inner.stopping.lock().remove(&self.id);
     }
 }
 
@@ -272,10 +299,16 @@ impl Containers for LinuxHost {
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()> {
         self.inner.seen.lock().insert(id);
         self.inner.reports.lock().remove(&id);
+        let _stopping = Stopping::begin(&self.inner, id);
         let what = "The node could not be stopped";
         let state = self.state(id);
         let down = match run::look(&state) {
-            State::Running(run) => self.bring_down(run, grace).await,
+            State::Running(run) => {
+                if !grace.is_zero() {
+                    self.hang_up(id).await;
+                }
+                self.bring_down(run, grace).await
+            }
             State::Changing(monitor) => self.bring_monitor_down(monitor).await,
             State::Unclear => self.clear_half_started(id).await,
             State::Stopped => Ok(()),

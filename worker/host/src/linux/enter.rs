@@ -22,6 +22,9 @@ const SLACK: Duration = Duration::from_secs(10);
 
 impl LinuxHost {
     fn running(&self, id: NodeId) -> Result<Process> {
+        if self.inner.stopping.lock().contains(&id) {
+            return Err(HostError::new("not_running", "The node is being stopped."));
+        }
         run::init(&self.state(id)).ok_or_else(|| HostError::new("not_running", "The node does not run."))
     }
 }
