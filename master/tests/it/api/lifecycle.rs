@@ -71,6 +71,12 @@ async fn from_create_to_nothing_left() {
     scale(&ada, "demo", 5).await.ok::<VclusterView>(202);
     assert_eq!(ada.wait("demo", "running").await.nodes_ready, 5);
     assert_eq!(usage(&site, "ada").await.nodes, 5);
+    // The history is written after the status is known; a change that comes in between supersedes one that is done.
+    super::support::eventually("the change has ended", || async {
+        let history: Vec<OperationView> = ada.get("/api/v1/vclusters/demo/operations").await.ok(200);
+        history[0].outcome == "done"
+    })
+    .await;
     scale(&ada, "demo", 2).await.ok::<VclusterView>(202);
     super::support::eventually("the nodes that came last are gone", || async {
         let nodes: Vec<NodeView> = ada.get("/api/v1/vclusters/demo/nodes").await.ok(200);

@@ -2,7 +2,7 @@
 
 use docklet_store::keys::{Key, Keys};
 use docklet_store::memory::MemoryStore;
-use docklet_store::{Store, Txn};
+use docklet_store::{Compare, Store, Txn};
 use docklet_types::host::{Capacity, HostReport};
 use docklet_types::name::HostName;
 use docklet_types::plan::{NodePlan, VclusterPlan};
@@ -115,6 +115,8 @@ impl Worker {
             mood.fails_at
         };
         for entry in self.store.list(&self.keys.plans_of(&self.name)).await?.entries {
+            // Nothing is reported of a plan that has gone meanwhile.
+            let unchanged = Compare::Unchanged { key: entry.key.clone(), revision: entry.revision };
             match self.keys.read(&entry.key) {
                 Some(Key::NodePlan(_, id)) => {
                     let plan: NodePlan = serde_json::from_slice(&entry.value).unwrap();
@@ -124,7 +126,7 @@ impl Worker {
                         report.generation == plan.generation && report.attempt == plan.attempt
                     });
                     if !answered {
-                        self.store.txn(Txn::new().put(key, &report(&plan, fails_at)).unwrap()).await?;
+                        self.store.txn(Txn::new().when(unchanged).put(key, &report(&plan, fails_at)).unwrap()).await?;
                     }
                 }
                 Some(Key::VclusterPlan(_, id)) => {
@@ -143,7 +145,7 @@ impl Worker {
                             reason: None,
                             at: Micros::now(),
                         };
-                        self.store.txn(Txn::new().put(key, &report).unwrap()).await?;
+                        self.store.txn(Txn::new().when(unchanged).put(key, &report).unwrap()).await?;
                     }
                 }
                 _ => {}
