@@ -258,8 +258,9 @@ write_configuration() {
     say "  configuration: $file is there"
   fi
   mkdir -p /etc/docklet
-  if [[ ! -e $link && ! -L $link ]]; then
-    ln -s "$file" "$link"
+  # A link that leads nowhere is of a checkout that is gone.
+  if [[ ! -e $link ]]; then
+    ln -sfn "$file" "$link"
   elif [[ $(readlink -f "$link") != "$(readlink -f "$file")" ]]; then
     say "  note: $link is another configuration than $file; it is left as it is"
   fi

@@ -54,8 +54,7 @@ test_rust() {
 # Every page, as the crate's example writes it, in a browser.
 test_front_end() {
   node_modules web
-  as_root_with_rust cargo run --release --locked --quiet -p docklet-web --example preview -- target/web-preview
-  (cd web && npm run --silent test)
+  as_root_with_rust npm --prefix web run --silent test
 }
 
 test_docs() { tools/check-docs.sh; }
