@@ -71,7 +71,10 @@ impl Bed {
             self.host(&host, number)?;
             println!("{host}: runs");
         }
-        println!("docklet-testbed exec master -- docklet login root < {}", self.password().display());
+        println!(
+            "docklet-testbed exec master -- env DOCKLET_URL=http://{MASTER}:8000 docklet login root < {}",
+            self.password().display()
+        );
         Ok(())
     }
 

@@ -96,31 +96,32 @@ pub async fn remove(id: VclusterId, state: &Path) -> Result<(), NetworkError> {
 /// The device's number, and whether it was made just now.
 async fn device(handle: &Handle, plan: &VclusterPlan, local: Ipv4Addr) -> Result<(u32, bool), NetworkError> {
     let name = kernel_names::tunnel(plan.id);
-    if let Some(index) = network::link_index(&name) {
-        return Ok((index, false));
-    }
-    let bridge = kernel_names::bridge(plan.id);
     let missing = |name: &str| NetworkError::Netlink {
         what: format!("find {name}"),
         source: std::io::ErrorKind::NotFound.into(),
     };
-    let controller = network::link_index(&bridge).ok_or_else(|| missing(&bridge))?;
-    let mtu = fs::read_to_string(format!("/sys/class/net/{bridge}/mtu")).ok().and_then(|m| m.trim().parse().ok());
-    let mut message = LinkVxlan::new(&name, plan.network.vni)
-        .local(local)
-        .port(PORT)
-        .learning(false)
-        .proxy(true)
-        .controller(controller)
-        .up();
-    if let Some(mtu) = mtu {
-        message = message.mtu(mtu);
+    let fresh = network::link_index(&name).is_none();
+    if fresh {
+        let bridge = kernel_names::bridge(plan.id);
+        let controller = network::link_index(&bridge).ok_or_else(|| missing(&bridge))?;
+        let mtu = fs::read_to_string(format!("/sys/class/net/{bridge}/mtu")).ok().and_then(|m| m.trim().parse().ok());
+        let mut message = LinkVxlan::new(&name, plan.network.vni)
+            .local(local)
+            .port(PORT)
+            .learning(false)
+            .proxy(true)
+            .controller(controller)
+            .up();
+        if let Some(mtu) = mtu {
+            message = message.mtu(mtu);
+        }
+        handle.link().add(message.build()).execute().await.or_already().attempting(|| format!("make tunnel {name}"))?;
     }
-    handle.link().add(message.build()).execute().await.or_already().attempting(|| format!("make tunnel {name}"))?;
-    // Else the bridge would look for a node there that has a new place on this host, and has not said a word yet.
+    // Else the bridge would look for a node there that has a new place on this host, and has not said a word yet. Said
+    // every time: the worker may have been killed after it made the device.
     let path = format!("/sys/class/net/{name}/brport/learning");
     fs::write(&path, "0").map_err(|source| NetworkError::Write { path, source })?;
-    Ok((network::link_index(&name).ok_or_else(|| missing(&name))?, true))
+    Ok((network::link_index(&name).ok_or_else(|| missing(&name))?, fresh))
 }
 
 /// Into the bridge: it is behind the tunnel; into the tunnel: behind that host, and what to answer who asks for it.
