@@ -2,13 +2,14 @@
 # Runs an etcd of several members (three or five) for Docklet, with certificates. One machine may be lost out of three.
 #
 #   1. anywhere:        tools/etcd-multi-nodes.sh certificates DIR etcd1=10.0.0.1 etcd2=10.0.0.2 etcd3=10.0.0.3
-#   2. copy DIR/etcdN to the machine of etcdN, over ssh; keep DIR/ca.key away from all of them
-#   3. on each machine: sudo tools/etcd-multi-nodes.sh start etcdN DIR/etcdN etcd1=10.0.0.1 etcd2=10.0.0.2 etcd3=10.0.0.3
-#   4. in every docklet.conf: ETCD=10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379
+#   2. copy DIR/etcdN to the machine of etcdN and DIR/master to each master's machine, over ssh; then keep DIR closed
+#   3. on each member:  sudo tools/etcd-multi-nodes.sh start etcdN DIR/etcdN etcd1=10.0.0.1 etcd2=10.0.0.2 etcd3=10.0.0.3
+#   4. on each master:  sudo tools/etcd-multi-nodes.sh master DIR/master
+#      and in its docklet.conf: ETCD=10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379
 #
-#   sudo tools/etcd-multi-nodes.sh status|stop
+#   sudo tools/etcd-multi-nodes.sh status|stop     status: on a master's machine
 #
-# Hosts of Docklet that are no member need ca.crt, client.crt and client.key in FS_PREFIX/local/etcd.
+# Hosts get certificates of their own when they join (docklet-master token).
 set -euo pipefail
 
 # shellcheck source=tools/lib.sh
@@ -29,12 +30,14 @@ certificates() {
   mkdir -p "$dir"
   if [[ ! -e $dir/ca.crt ]]; then
     make_authority "$dir"
-    issue_client "$dir" "$dir"
+    mkdir -p "$dir/master"
+    issue_master "$dir" "$dir/master"
+    cp "$dir/ca.crt" "$dir/ca.key" "$dir/master/"
+    say "$dir/master: for each master"
   fi
   for member in "$@"; do
     parse_member "$member"
     issue_member "$dir" "$dir/$MEMBER_NAME" "$MEMBER_NAME" "$MEMBER_IP"
-    cp "$dir/client.crt" "$dir/client.key" "$dir/$MEMBER_NAME/"
     say "$dir/$MEMBER_NAME: for the machine $MEMBER_IP"
   done
 }
@@ -65,7 +68,7 @@ start() {
   mkdir -p "$(fs_prefix)/local"
   umask 077
   initial=$(initial_cluster "$@")
-  install_certificates "$from"
+  install_member "$from"
   etcd_arguments "$name" "$ip" "$initial"
   start_member
   wait_until 5 member_runs || die "etcd ended at once; see $(member_log)"
@@ -75,10 +78,11 @@ start() {
 
 status() {
   local name
-  member_runs || die "etcd does not run"
-  name=$(client_directory)
-  [[ -r $name/client.key ]] || die "no client certificate in $name"
-  etcdctl_client 127.0.0.1 endpoint status --cluster --write-out table
+  name=$(identity_directory)
+  [[ -r $name/master.key ]] || die "no master's certificate in $name"
+  ETCDCTL_API=3 etcdctl --endpoints "$(conf_value ETCD localhost:2379 | sed 's|[^,]*|https://&|g')" \
+    --cacert "$name/ca.crt" --cert "$name/master.crt" --key "$name/master.key" --command-timeout 3s \
+    endpoint status --cluster --write-out table
 }
 
 main() {
@@ -95,6 +99,13 @@ main() {
       require_root
       require_programs etcd
       start "$@"
+      ;;
+    master)
+      [[ $# -eq 1 ]] || usage
+      require_root
+      umask 077
+      install_master "$1"
+      say "$(identity_directory) has the authority and a certificate; ETCD in docklet.conf names the members"
       ;;
     status)
       require_root

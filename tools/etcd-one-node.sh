@@ -1,8 +1,8 @@
 #!/bin/bash
-# Runs an etcd of one member for a Docklet of several hosts, with certificates. A Docklet of one host needs none of this:
-# its master starts an etcd by itself.
+# Runs an etcd of one member beside Docklet, with certificates, so that it goes on while the master is stopped. Most
+# sites need none of this: a master starts an etcd by itself, and with MASTER_IP set it serves other hosts, too.
 #
-#   sudo tools/etcd-one-node.sh start IP     on the machine that has IP; other hosts need its client certificate
+#   sudo tools/etcd-one-node.sh start IP     on the master's machine, which has IP
 #   sudo tools/etcd-one-node.sh status|stop
 set -euo pipefail
 
@@ -15,18 +15,19 @@ set -euo pipefail
 make_certificates() {
   local ip=$1 made
   made=$(member_data)/authority
-  if [[ ! -e $made/client.crt ]]; then
+  if [[ ! -e $made/master.crt ]]; then
     mkdir -p "$made"
     chmod 0700 "$made"
     make_authority "$made"
-    issue_client "$made" "$made"
+    issue_master "$made" "$made"
   fi
   issue_member "$made" "$made" etcd1 "$ip"
-  install_certificates "$made"
+  install_member "$made"
+  install_master "$made"
 }
 
 start() {
-  local ip=$1 client
+  local ip=$1
   if member_runs; then
     say "etcd runs already"
     return
@@ -37,10 +38,7 @@ start() {
   etcd_arguments etcd1 "$ip" "etcd1=https://$ip:$PEER_PORT"
   start_member
   wait_until 20 eval "etcdctl_client '$ip' endpoint health >/dev/null 2>&1" || die "etcd did not answer within 20 s; see $(member_log)"
-  client=$(client_directory)
-  say "etcd answers at $ip:$CLIENT_PORT. On every host of Docklet:"
-  say "  put ETCD=$ip:$CLIENT_PORT into docklet.conf"
-  say "  copy $client/{ca.crt,client.crt,client.key} to the same place, readable by root only"
+  say "etcd answers at $ip:$CLIENT_PORT: put ETCD=$ip:$CLIENT_PORT into docklet.conf"
 }
 
 main() {

@@ -2,18 +2,22 @@
 # Members of an etcd cluster of its own: certificates, starting, stopping. Sourced by etcd-one-node.sh and
 # etcd-multi-nodes.sh.
 #
-# Whoever shows a client certificate may read and write everything, so nobody without one gets in, and members know each
-# other by certificate as well. The authority's key stays where the certificates were made.
+# One authority makes the certificates of the members here and those of Docklet's masters and workers later, which is why
+# masters need its key. Nobody without a certificate gets in; members take each other by their name in it, so that no
+# other certificate of the authority makes a member.
 
 CLIENT_PORT=2379
 PEER_PORT=2380
 readonly UNIT=docklet-etcd.service
 readonly VALID_DAYS=3650
+# The name in members' certificates, as in those that a master makes for an etcd of its own.
+readonly MEMBER=docklet-etcd
+readonly MASTER=docklet-master
 
 member_data() { printf '%s/local/etcd-member\n' "$(fs_prefix)"; }
 member_log() { printf '%s/local/log/etcd-member.log\n' "$(fs_prefix)"; }
-# Where Docklet's own programs look for their client certificate.
-client_directory() { printf '%s/local/etcd\n' "$(fs_prefix)"; }
+# Where Docklet's own programs look for their certificates.
+identity_directory() { printf '%s/local/identity\n' "$(fs_prefix)"; }
 
 require_programs() {
   local name
@@ -41,7 +45,7 @@ new_key() {
 make_authority() {
   local dir=$1
   new_key "$dir/ca.key"
-  openssl req -x509 -new -key "$dir/ca.key" -out "$dir/ca.crt" -days "$VALID_DAYS" -subj '/CN=Docklet etcd authority'
+  openssl req -x509 -new -key "$dir/ca.key" -out "$dir/ca.crt" -days "$VALID_DAYS" -subj '/CN=Docklet'
 }
 
 # issue AUTHORITY-DIR TARGET-PREFIX COMMON-NAME EXTENSIONS
@@ -58,29 +62,36 @@ issue_member() {
   local authority=$1 dir=$2 name=$3 ip=$4
   mkdir -p "$dir"
   [[ $authority -ef $dir ]] || cp "$authority/ca.crt" "$dir/ca.crt"
-  issue "$authority" "$dir/server" "$name" "extendedKeyUsage=serverAuth,clientAuth
+  issue "$authority" "$dir/server" "$MEMBER" "extendedKeyUsage=serverAuth,clientAuth
 subjectAltName=IP:$ip,IP:127.0.0.1,DNS:localhost,DNS:$name"
 }
 
-issue_client() {
+# The master's own certificate; it makes itself another before this one ends.
+issue_master() {
   local authority=$1 dir=$2
-  mkdir -p "$dir"
-  [[ $authority -ef $dir ]] || cp "$authority/ca.crt" "$dir/ca.crt"
-  issue "$authority" "$dir/client" docklet "extendedKeyUsage=clientAuth"
+  issue "$authority" "$dir/master" "$MASTER" "extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=DNS:$MASTER"
 }
 
-# install_certificates FROM: a member's directory with its own and the client's certificate.
-install_certificates() {
-  local from=$1 data client name
+# install_member FROM: a member's certificate.
+install_member() {
+  local from=$1 data name
   data=$(member_data)
-  client=$(client_directory)
-  mkdir -p "$data/certificates" "$client"
-  chmod 0700 "$data" "$client"
+  mkdir -p "$data/certificates"
+  chmod 0700 "$data"
   for name in ca.crt server.crt server.key; do
     install -m 0600 "$from/$name" "$data/certificates/$name"
   done
-  for name in ca.crt client.crt client.key; do
-    install -m 0600 "$from/$name" "$client/$name"
+}
+
+# install_master FROM: the authority with its key, and a master's certificate.
+install_master() {
+  local from=$1 identity name
+  identity=$(identity_directory)
+  mkdir -p "$identity"
+  chmod 0700 "$identity"
+  for name in ca.key master.crt master.key ca.crt; do
+    install -m 0600 "$from/$name" "$identity/$name"
   done
 }
 
@@ -96,19 +107,19 @@ etcd_arguments() {
     --initial-cluster "$initial" --initial-cluster-token docklet --initial-cluster-state new
     --client-cert-auth --trusted-ca-file "$data/certificates/ca.crt"
     --cert-file "$data/certificates/server.crt" --key-file "$data/certificates/server.key"
-    --peer-client-cert-auth --peer-trusted-ca-file "$data/certificates/ca.crt"
+    --peer-client-cert-auth --peer-cert-allowed-cn "$MEMBER" --peer-trusted-ca-file "$data/certificates/ca.crt"
     --peer-cert-file "$data/certificates/server.crt" --peer-key-file "$data/certificates/server.key"
-    --auto-compaction-retention 1 --quota-backend-bytes 4294967296 --logger zap
+    --max-txn-ops 4096 --auto-compaction-retention 1 --quota-backend-bytes 4294967296 --logger zap
   )
 }
 
 # etcdctl_client IP COMMAND…
 etcdctl_client() {
-  local ip=$1 client
-  client=$(client_directory)
+  local ip=$1 identity
+  identity=$(identity_directory)
   shift
-  ETCDCTL_API=3 etcdctl --endpoints "https://$ip:$CLIENT_PORT" --cacert "$client/ca.crt" --cert "$client/client.crt" \
-    --key "$client/client.key" --command-timeout 3s "$@"
+  ETCDCTL_API=3 etcdctl --endpoints "https://$ip:$CLIENT_PORT" --cacert "$identity/ca.crt" \
+    --cert "$identity/master.crt" --key "$identity/master.key" --command-timeout 3s "$@"
 }
 
 member_pid() {

@@ -159,9 +159,10 @@ async fn keep_routes(view: Arc<ClusterView>, routes: Arc<SharedRoutes>) {
                     let spec = &spec.value;
                     spec.nodes.iter().filter_map(|node| {
                         let (host, _) = cluster.node(node.id)?.plan.as_ref()?;
+                        let agent = cluster.host(host).and_then(|h| h.report.as_ref()).and_then(|r| r.value.agent());
                         Some((
                             (spec.owner.clone(), spec.name.clone(), node.name.clone()),
-                            RouteTarget { node: node.id, host: host.clone() },
+                            RouteTarget { node: node.id, host: host.clone(), agent },
                         ))
                     })
                 })

@@ -3,7 +3,7 @@
 //! Flow: `http` turns a request into newtypes and an [`auth::Actor`]; `app` decides and writes what is wanted to the
 //! store; `reconcile` turns what is wanted into plans for the hosts and keeps the in-memory view that every answer is
 //! computed from; `proxy` carries bytes between browsers and nodes; `etcd` keeps a local store running where the
-//! configuration asks for one; `assembly` puts the parts together; `commands` is what an operator types.
+//! configuration asks for one; `membership` lets hosts join; `assembly` puts the parts together; `commands` is what an operator types.
 
 pub mod app;
 pub mod assembly;
@@ -12,5 +12,6 @@ pub mod commands;
 pub mod etcd;
 pub mod http;
 mod keyed;
+pub mod membership;
 pub mod proxy;
 pub mod reconcile;

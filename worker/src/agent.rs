@@ -1,23 +1,32 @@
-//! The endpoint for the master of the same host: sockets into nodes, terminals, commands, logs.
+//! The endpoint for masters: sockets into nodes, terminals, commands, logs.
 //!
-//! One request per connection (see [`docklet_types::agent`]). Only root may connect; the number of connections is
-//! bounded; a client that goes away takes its command with it.
+//! One request per connection (see [`docklet_types::agent`]). The master of the same host comes through a unix socket
+//! that only root may connect to; those of other hosts over TLS, where they show the certificate of a master. The
+//! number of requests is bounded; a client that goes away takes its command with it.
 
 use std::fs;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use docklet_identity::certificate;
+use docklet_identity::message::{self, MessageError};
+use docklet_identity::tls::Tls;
 use docklet_types::agent::{AgentReply, AgentRequest, MAX_MESSAGE};
+use docklet_types::join::MASTER_IDENTITY;
 use docklet_types::report::Reason;
 use docklet_worker_host::{Host, HostError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use rustix::net::AddressFamily;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// Requests that are served at once. A connection that became a stream is the kernel's, not ours, and does not count.
 const AT_ONCE: usize = 1024;
@@ -29,21 +38,22 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const MAX_EXEC: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {}", socket.display())]
+#[error("cannot listen on {at}")]
 pub struct ListenError {
-    socket: PathBuf,
+    at: String,
     source: io::Error,
 }
 
 /// The endpoint, open. Dropping it closes it.
 pub struct Agent {
     socket: PathBuf,
-    task: tokio::task::JoinHandle<()>,
+    host: Arc<dyn Host>,
+    slots: Arc<Semaphore>,
+    tasks: JoinSet<()>,
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.task.abort();
         let _ = fs::remove_file(&self.socket);
     }
 }
@@ -54,8 +64,24 @@ impl Agent {
     /// # Errors
     /// Where the socket cannot be made.
     pub fn listen(socket: &Path, host: Arc<dyn Host>) -> Result<Self, ListenError> {
-        let listener = bind(socket).map_err(|source| ListenError { socket: socket.to_owned(), source })?;
-        Ok(Self { socket: socket.to_owned(), task: tokio::spawn(accept(listener, host)) })
+        let listener =
+            bind(socket).map_err(|source| ListenError { at: socket.display().to_string(), source })?;
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&slots), Arc::clone(&host)));
+        Ok(Self { socket: socket.to_owned(), host, slots, tasks })
+    }
+
+    /// Listens for masters of other hosts as well. Until there are certificates, nobody gets in.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn listen_for_others(&mut self, address: SocketAddr, tls: Tls) -> Result<SocketAddr, ListenError> {
+        let told = |source| ListenError { at: format!("{address} (WORKER_PORT in the configuration)"), source };
+        let listener = TcpListener::bind(address).await.map_err(told)?;
+        let bound = listener.local_addr().map_err(told)?;
+        self.tasks.spawn(accept_others(listener, tls, Arc::clone(&self.slots), Arc::clone(&self.host)));
+        Ok(bound)
     }
 }
 
@@ -77,8 +103,7 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept(listener: UnixListener, host: Arc<dyn Host>) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+async fn accept(listener: UnixListener, slots: Arc<Semaphore>, host: Arc<dyn Host>) {
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -106,38 +131,91 @@ async fn serve(mut stream: UnixStream, host: &dyn Host) -> io::Result<()> {
     if peer != 0 && peer != own {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let request = match tokio::time::timeout(PATIENCE, read_request(&mut stream)).await?? {
-        Ok(request) => request,
-        Err(reason) => return send(&mut stream, &AgentReply::Failed(reason), None).await,
-    };
-    let (reply, descriptor) = tokio::select! {
-        answer = answer(host, request) => answer,
-        () = hung_up(&stream) => return Ok(()),
-    };
+    let Some((reply, descriptor)) = take_request(&mut stream, host).await? else { return Ok(()) };
     tokio::time::timeout(PATIENCE, send(&mut stream, &reply, descriptor)).await?
 }
 
-async fn read_request(stream: &mut UnixStream) -> io::Result<Result<AgentRequest, Reason>> {
-    let length = stream.read_u32().await?;
-    if length > MAX_MESSAGE {
-        return Ok(Err(Reason::new("bad_request", format!("A request has at most {MAX_MESSAGE} bytes."))));
+async fn accept_others(listener: TcpListener, tls: Tls, slots: Arc<Semaphore>, host: Arc<dyn Host>) {
+    let tls = Arc::new(tls);
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (tls, host) = (Arc::clone(&tls), Arc::clone(&host));
+                tokio::spawn(async move {
+                    if let Err(error) = serve_other(stream, &tls, host.as_ref(), slot).await {
+                        tracing::debug!(%peer, %error, "a request of a master broke off");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
-    let mut bytes = Vec::new();
-    stream.take(u64::from(length)).read_to_end(&mut bytes).await?;
-    if bytes.len() as u64 != u64::from(length) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_slice(&bytes)
-        .map_err(|error| Reason::new("bad_request", format!("The request cannot be read: {error}."))))
 }
 
-/// Returns when the client closed its end, or sends what no client sends.
-async fn hung_up(stream: &UnixStream) {
-    while stream.readable().await.is_ok() {
-        match stream.try_read(&mut [0; 1]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => return,
+async fn serve_other(
+    stream: TcpStream,
+    tls: &Tls,
+    host: &dyn Host,
+    slot: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let acceptor = TlsAcceptor::from(tls.server().map_err(io::Error::other)?);
+    let mut stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await??;
+    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    // Workers have certificates of the same authority.
+    if !peer.is_some_and(|own| certificate::names(own).iter().any(|name| name == MASTER_IDENTITY)) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is no master"));
+    }
+    let Some((reply, descriptor)) = take_request(&mut stream, host).await? else { return Ok(()) };
+    tokio::time::timeout(PATIENCE, message::write(&mut stream, &reply, MAX_MESSAGE)).await?.map_err(io::Error::other)?;
+    // A stream lives as long as its user likes; only requests are counted.
+    drop(slot);
+    match descriptor {
+        Some(descriptor) => splice(&mut stream, descriptor).await,
+        None => stream.shutdown().await,
+    }
+}
+
+/// Carries bytes between a master and a socket into a node, until both sides have ended.
+async fn splice<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, socket: OwnedFd) -> io::Result<()> {
+    if rustix::net::sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        tokio::io::copy_bidirectional(stream, &mut UnixStream::from_std(socket)?).await?;
+    } else {
+        let socket = std::net::TcpStream::from(socket);
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        tokio::io::copy_bidirectional(stream, &mut TcpStream::from_std(socket)?).await?;
+    }
+    Ok(())
+}
+
+/// Reads one request and finds the answer; `None` where the client went away meanwhile.
+async fn take_request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    host: &dyn Host,
+) -> io::Result<Option<(AgentReply, Option<OwnedFd>)>> {
+    let request = match tokio::time::timeout(PATIENCE, message::read(stream, MAX_MESSAGE)).await? {
+        Ok(request) => request,
+        Err(MessageError::Io(error)) => return Err(error),
+        Err(MessageError::TooLong { .. }) => {
+            let reason = Reason::new("bad_request", format!("A request has at most {MAX_MESSAGE} bytes."));
+            return Ok(Some((AgentReply::Failed(reason), None)));
         }
+        Err(MessageError::Unreadable(error)) => {
+            let reason = Reason::new("bad_request", format!("The request cannot be read: {error}."));
+            return Ok(Some((AgentReply::Failed(reason), None)));
+        }
+    };
+    // A client says no more until it is answered: whatever comes, or the end, means that it has left.
+    tokio::select! {
+        answer = answer(host, request) => Ok(Some(answer)),
+        _ = stream.read_u8() => Ok(None),
     }
 }
 
@@ -184,10 +262,7 @@ async fn answer(host: &dyn Host, request: AgentRequest) -> (AgentReply, Option<O
 
 /// Sends length and document; a descriptor goes with the first byte.
 async fn send(stream: &mut UnixStream, reply: &AgentReply, descriptor: Option<OwnedFd>) -> io::Result<()> {
-    let document = serde_json::to_vec(reply)?;
-    let length = u32::try_from(document.len()).ok().filter(|l| *l <= MAX_MESSAGE).ok_or(io::ErrorKind::InvalidData)?;
-    let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(&document);
+    let message = message::encode(reply, MAX_MESSAGE).map_err(io::Error::other)?;
     let mut sent = 0;
     if let Some(descriptor) = descriptor {
         let descriptors = [descriptor.as_raw_fd()];

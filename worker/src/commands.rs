@@ -10,12 +10,13 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Started, Status, Stopped, config, exit};
 use docklet_store::keys::Keys;
+use docklet_store::patient::PatientEtcd;
 use docklet_types::host::CheckOutcome;
+use docklet_types::join::JoinToken;
 use docklet_types::name::ImageName;
 use docklet_types::paths::Paths;
 use docklet_worker::audit::audit;
-use docklet_worker::store::PatientEtcd;
-use docklet_worker::{Settings, machine};
+use docklet_worker::{Settings, machine, membership};
 use docklet_worker_host::linux::{LinuxHost, helper, image};
 use docklet_worker_host::{Containers, Disks, HostError, Machine, Networks};
 
@@ -50,6 +51,16 @@ enum Command {
     Status,
     /// Stay in the foreground
     Run,
+    /// Become a host of the cluster of a master; `docklet-master token` prints the whole command
+    Join {
+        /// The master's MASTER_IP and MASTER_PORT
+        #[arg(value_name = "ADDRESS:PORT")]
+        master: String,
+        #[arg(long, value_name = "TOKEN")]
+        token: JoinToken,
+    },
+    /// Get a new certificate from the master now, rather than when two thirds of the old one's time are over
+    Renew,
     /// Prepare this host for nodes and tell what was found
     Check,
     /// List what is on this host and belongs to nothing (exit code 1 if anything)
@@ -173,6 +184,20 @@ fn execute(arguments: Arguments) -> Outcome {
             must_be_root()?;
             run::run(&program, &loaded)
         }
+        Command::Join { master, token } => {
+            must_be_root()?;
+            if let Status::Running { pid } = program.status().map_err(failed)? {
+                return Err((exit::FAILED, format!("{NAME} is running (process {pid}); stop it first")));
+            }
+            runtime()?.block_on(join(&loaded, &paths, &master, &token))
+        }
+        Command::Renew => {
+            must_be_root()?;
+            let host = machine::host_name(loaded.config.host_name.as_ref());
+            let identity = paths.worker_identity();
+            runtime()?.block_on(membership::renew(&loaded.config, &host, &identity)).map_err(failed)?;
+            Ok("the certificate is renewed".to_owned())
+        }
         Command::Check => {
             must_be_root()?;
             runtime()?.block_on(check(&LinuxHost::new(&loaded.config, paths)))
@@ -226,6 +251,21 @@ fn stop(program: &Program) -> Outcome {
     })
 }
 
+async fn join(loaded: &Loaded, paths: &Paths, master: &str, token: &JoinToken) -> Outcome {
+    let host = machine::host_name(loaded.config.host_name.as_ref());
+    let joined =
+        membership::join(master, token, &host, &loaded.config, &loaded.file, paths).await.map_err(failed)?;
+    let mut text = format!("this host is {host} of the cluster {}", joined.membership.cluster_name);
+    for (key, old, new) in &joined.changed {
+        text.push_str(&format!("\n{}: {key}={new} (was {old})", loaded.file.display()));
+    }
+    text.push_str(&format!(
+        "\n{} must be the directory that all hosts share; then: {NAME} start",
+        paths.global().display()
+    ));
+    Ok(text)
+}
+
 async fn check(host: &LinuxHost) -> Outcome {
     let checks = host.prepare().await.map_err(failed)?;
     let mut text = String::new();
@@ -249,7 +289,7 @@ async fn check(host: &LinuxHost) -> Outcome {
 
 async fn audit_host(loaded: &Loaded, paths: Paths, output: Output) -> Outcome {
     let name = machine::host_name(loaded.config.host_name.as_ref());
-    let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.etcd());
+    let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.worker_identity());
     let host = LinuxHost::new(&loaded.config, paths.clone());
     let audit = audit(&host, &store, &Keys::new(&loaded.config.cluster_name), &name, &paths.worker_state())
         .await
@@ -308,6 +348,7 @@ fn settings(loaded: &Loaded, paths: Paths) -> Settings {
         cluster: loaded.config.cluster_name.clone(),
         host: machine::host_name(loaded.config.host_name.as_ref()),
         paths,
+        agent_port: membership::endpoint(&loaded.config).map(|address| address.port()),
         default_image: loaded.config.default_image.clone(),
         timing: docklet_worker::Timing::default(),
     }

@@ -24,6 +24,7 @@ pub fn host_name(configured: Option<&HostName>) -> HostName {
 pub(crate) fn host_report(
     name: HostName,
     address: Option<Ipv4Addr>,
+    agent_port: Option<u16>,
     paths: &Paths,
     capacity: Capacity,
     checks: Vec<Check>,
@@ -34,6 +35,7 @@ pub(crate) fn host_report(
     HostReport {
         name,
         address,
+        agent_port,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel,
         cgroup: if is(Path::new("/sys/fs/cgroup"), CGROUP2_SUPER_MAGIC) { "v2" } else { "v1" }.to_owned(),

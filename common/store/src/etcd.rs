@@ -4,6 +4,7 @@
 //! Every call has a deadline, because a channel without a reachable member would wait for ever.
 
 use async_trait::async_trait;
+use docklet_types::paths::IdentityFiles;
 use etcd_client as api;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, Sto
 
 /// How long one call may take before the store counts as unreachable.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// What etcd says where somebody's rights changed while a call was under way: the same call works.
+const RIGHTS_CHANGED: &str = "revision of auth store is old";
 /// Entries per page of a list, so that no answer nears gRPC's message limit.
 const PAGE: i64 = 1000;
 
@@ -20,18 +23,17 @@ const PAGE: i64 = 1000;
 pub struct EtcdAddress {
     /// `host:port` each.
     pub members: Vec<String>,
-    /// A directory with `ca.crt`, `client.crt` and `client.key`; plain HTTP where absent.
-    pub certificates: Option<PathBuf>,
+    /// Plain HTTP where absent.
+    pub identity: Option<IdentityFiles>,
 }
 
 impl EtcdAddress {
-    /// The members, with the certificates of `dir` if there are any. Ask again after a failure: the master of this
+    /// The members, with these certificates if there is an authority. Ask again after a failure: the master of this
     /// machine may just be making them.
     #[must_use]
-    pub fn new(members: &[String], dir: &Path) -> Self {
-        // The last file that is written.
-        let certificates = dir.join("ca.crt").exists().then(|| dir.to_owned());
-        Self { members: members.to_vec(), certificates }
+    pub fn new(members: &[String], identity: IdentityFiles) -> Self {
+        let identity = identity.authority.exists().then_some(identity);
+        Self { members: members.to_vec(), identity }
     }
 }
 
@@ -51,7 +53,7 @@ pub enum ConnectError {
 /// See the module.
 #[derive(Clone)]
 pub struct EtcdStore {
-    client: api::Client,
+    pub(crate) client: api::Client,
 }
 
 impl EtcdStore {
@@ -65,11 +67,10 @@ impl EtcdStore {
             .with_connect_timeout(Duration::from_secs(2))
             .with_keep_alive(Duration::from_secs(5), Duration::from_secs(5))
             .with_keep_alive_while_idle(true);
-        if let Some(dir) = &address.certificates {
-            let read = |name: &str| read_file(&dir.join(name));
+        if let Some(files) = &address.identity {
             let tls = api::TlsOptions::new()
-                .ca_certificate(api::Certificate::from_pem(read("ca.crt")?))
-                .identity(api::Identity::from_pem(read("client.crt")?, read("client.key")?));
+                .ca_certificate(api::Certificate::from_pem(read_file(&files.authority)?))
+                .identity(api::Identity::from_pem(read_file(&files.certificate)?, read_file(&files.key)?));
             options = options.with_tls(tls);
         }
         let client = api::Client::connect(&address.members, Some(options))
@@ -92,6 +93,7 @@ fn read_file(path: &Path) -> std::result::Result<Vec<u8>, ConnectError> {
 fn sorted(action: &'static str, error: api::Error) -> StoreError {
     let refused = match &error {
         // gRPC codes: invalid argument 3, not found 5, permission denied 7, failed precondition 9, out of range 11, unauthenticated 16.
+        api::Error::GRpcStatus(status) if status.message().contains(RIGHTS_CHANGED) => false,
         api::Error::GRpcStatus(status) => matches!(status.code() as i32, 3 | 5 | 7 | 9 | 11 | 16),
         api::Error::InvalidArgs(_) => true,
         _ => false,
@@ -103,7 +105,22 @@ fn sorted(action: &'static str, error: api::Error) -> StoreError {
     }
 }
 
-async fn within<T>(action: &'static str, call: impl Future<Output = std::result::Result<T, api::Error>>) -> Result<T> {
+/// Repeats a call that failed because somebody's rights changed meanwhile: etcd has done nothing then.
+pub(crate) async fn steady<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
+    for _ in 0..20 {
+        match call().await {
+            Err(StoreError::Unavailable { source: Some(source), .. })
+                if source.to_string().contains(RIGHTS_CHANGED) =>
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            other => return other,
+        }
+    }
+    call().await
+}
+
+pub(crate) async fn within<T>(action: &'static str, call: impl Future<Output = std::result::Result<T, api::Error>>) -> Result<T> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(answer) => answer.map_err(|e| sorted(action, e)),
         Err(_) => Err(StoreError::Unavailable { action, source: None }),
@@ -133,13 +150,14 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
 #[async_trait]
 impl Store for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        let mut client = self.client.kv_client();
-        let answer = within("read a key", client.get(key, None)).await?;
-        Ok(answer.kvs().first().map(entry))
+        let read = || {
+            let mut client = self.client.kv_client();
+            async move { within("read a key", client.get(key, None)).await }
+        };
+        Ok(steady(read).await?.kvs().first().map(entry))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing> {
-        let mut client = self.client.kv_client();
         let end = prefix_end(prefix);
         let mut from = prefix.as_bytes().to_vec();
         let mut revision = 0;
@@ -147,7 +165,11 @@ impl Store for EtcdStore {
         loop {
             // All pages as of the first one's revision.
             let options = api::GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let answer = within("list keys", client.get(from.clone(), Some(options))).await?;
+            let page = || {
+                let (mut client, from, options) = (self.client.kv_client(), from.clone(), options.clone());
+                async move { within("list keys", client.get(from, Some(options))).await }
+            };
+            let answer = steady(page).await?;
             if revision == 0 {
                 revision = answer.header().map_or(0, api::ResponseHeader::revision);
             }
@@ -184,9 +206,12 @@ impl Store for EtcdStore {
                 Write::Delete { key } => api::TxnOp::delete(key, None),
             })
             .collect();
-        let mut client = self.client.kv_client();
-        let answer =
-            within("commit a transaction", client.txn(api::Txn::new().when(compares).and_then(writes))).await?;
+        let txn = api::Txn::new().when(compares).and_then(writes);
+        let commit = || {
+            let (mut client, txn) = (self.client.kv_client(), txn.clone());
+            async move { within("commit a transaction", client.txn(txn)).await }
+        };
+        let answer = steady(commit).await?;
         if answer.succeeded() {
             Ok(Outcome::Committed { revision: answer.header().map_or(0, api::ResponseHeader::revision) })
         } else {

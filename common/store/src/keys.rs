@@ -32,6 +32,10 @@ pub enum Key {
     HostSettings(HostName),
     /// `alive/<host>`, leased.
     Alive(HostName),
+    /// `joined/<host>`: the host was let in, and under which identity.
+    Joined(HostName),
+    /// `tokens/<id>`: a join token that was handed out.
+    Token(String),
 }
 
 /// Makes and reads keys of one installation.
@@ -58,6 +62,18 @@ impl Keys {
         format!("{}plans/{host}/", self.root)
     }
 
+    /// The prefix of all hosts that joined.
+    #[must_use]
+    pub fn joined(&self) -> String {
+        format!("{}joined/", self.root)
+    }
+
+    /// The prefix of all join tokens.
+    #[must_use]
+    pub fn tokens(&self) -> String {
+        format!("{}tokens/", self.root)
+    }
+
     /// The prefix of all reports of one host: what its worker may write.
     #[must_use]
     pub fn reports_of(&self, host: &HostName) -> String {
@@ -81,6 +97,8 @@ impl Keys {
             Key::Host(host) => format!("{root}hosts/{host}"),
             Key::HostSettings(host) => format!("{root}hostsettings/{host}"),
             Key::Alive(host) => format!("{root}alive/{host}"),
+            Key::Joined(host) => format!("{root}joined/{host}"),
+            Key::Token(id) => format!("{root}tokens/{id}"),
         }
     }
 
@@ -102,6 +120,8 @@ impl Keys {
             ["hosts", host] => Key::Host(host.parse().ok()?),
             ["hostsettings", host] => Key::HostSettings(host.parse().ok()?),
             ["alive", host] => Key::Alive(host.parse().ok()?),
+            ["joined", host] => Key::Joined(host.parse().ok()?),
+            ["tokens", id] => Key::Token((*id).to_owned()),
             _ => return None,
         })
     }
@@ -131,7 +151,9 @@ mod tests {
             Key::VclusterReport(host.clone(), id),
             Key::Host(host.clone()),
             Key::HostSettings(host.clone()),
-            Key::Alive(host),
+            Key::Alive(host.clone()),
+            Key::Joined(host),
+            Key::Token("0123456789ab".to_owned()),
         ] {
             assert_eq!(keys.read(&keys.write(&key)), Some(key));
         }

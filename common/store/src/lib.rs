@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use std::time::Duration;
 
 pub mod etcd;
+pub mod etcd_users;
 pub mod held;
 pub mod keys;
 pub mod memory;
 pub mod mirror;
+pub mod patient;
 
 /// A value with the revision of the store at which it was last written.
 #[derive(Debug, Clone, PartialEq, Eq)]

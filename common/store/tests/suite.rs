@@ -70,7 +70,7 @@ impl Etcd {
     }
 
     async fn connect(&self) -> EtcdStore {
-        EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], certificates: None })
+        EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], identity: None })
             .await
             .unwrap()
     }

@@ -70,6 +70,7 @@ pub struct Config {
     pub master_ip: IpAddr,
     pub master_port: u16,
     pub worker_port: u16,
+    pub certificate_days: u32,
     pub host_name: Option<HostName>,
     pub log_level: LogLevel,
     pub apps_domain: String,
@@ -160,9 +161,14 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "PROXY_IP", default: "0.0.0.0", doc: "Address that the public port listens on." },
     Key { name: "PROXY_PORT", default: "8000", doc: "The one public port: portal, REST API and apps." },
-    Key { name: "MASTER_IP", default: "127.0.0.1", doc: "Address that hosts reach the master at." },
-    Key { name: "MASTER_PORT", default: "9000", doc: "Port that hosts reach the master at." },
+    Key { name: "MASTER_IP", default: "127.0.0.1", doc: "Address that other hosts reach the master at. With one other than the loopback, the master, its etcd and the worker of this machine listen for them, and hosts can join." },
+    Key { name: "MASTER_PORT", default: "9000", doc: "Port that other hosts join at and renew their certificates at." },
     Key { name: "WORKER_PORT", default: "9001", doc: "Port that masters of other hosts reach this worker at." },
+    Key {
+        name: "CERTIFICATE_DAYS",
+        default: "90",
+        doc: "How long certificates of masters and workers are good, in days; 1 to 3650. They are renewed when two thirds are over.",
+    },
     Key {
         name: "HOST_NAME",
         default: "",
@@ -415,6 +421,7 @@ fn build(v: &mut Values) -> Option<Config> {
     let master_ip = v.parse("MASTER_IP", ip);
     let master_port = v.number("MASTER_PORT", 1, u16::MAX);
     let worker_port = v.number("WORKER_PORT", 1, u16::MAX);
+    let certificate_days = v.number("CERTIFICATE_DAYS", 1, 3650);
     let host_name = v.parse("HOST_NAME", |t| optional(t).map(|t| t.parse().map_err(|e| format!("{e}"))).transpose());
     let log_level = v.parse("LOG_LEVEL", |t| match t {
         "error" => Ok(LogLevel::Error),
@@ -456,6 +463,7 @@ fn build(v: &mut Values) -> Option<Config> {
         master_ip: master_ip?,
         master_port: master_port?,
         worker_port: worker_port?,
+        certificate_days: certificate_days?,
         host_name: host_name?,
         log_level: log_level?,
         apps_domain: apps_domain?,
@@ -474,7 +482,42 @@ fn build(v: &mut Values) -> Option<Config> {
     })
 }
 
+/// The text of a configuration with these values instead of what it says of their keys; the rest stays as it is.
+#[must_use]
+pub fn with_values(text: &str, values: &[(&str, &str)]) -> String {
+    let mut left: Vec<(&str, &str)> = values.to_vec();
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let key = line.split_once('=').map(|(key, _)| key.trim());
+        match left.iter().position(|(name, _)| Some(*name) == key) {
+            Some(at) => {
+                let (name, value) = left.remove(at);
+                lines.push(format!("{name}={value}"));
+            }
+            None => lines.push(line.to_owned()),
+        }
+    }
+    lines.extend(left.iter().map(|(name, value)| format!("{name}={value}")));
+    lines.join("\n") + "\n"
+}
+
 impl Config {
+    /// Whether there are other hosts, or will be: MASTER_IP is an address that they reach.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        !self.master_ip.is_loopback() && !self.master_ip.is_unspecified()
+    }
+
+    /// etcd's members as other hosts reach them.
+    #[must_use]
+    pub fn etcd_for_others(&self) -> Vec<String> {
+        if !self.etcd_is_local() {
+            return self.etcd.clone();
+        }
+        let port = self.etcd.first().and_then(|m| m.rsplit_once(':')).map_or("2379", |(_, port)| port);
+        vec![std::net::SocketAddr::new(self.master_ip, port.parse().unwrap_or(2379)).to_string()]
+    }
+
     /// Whether the only etcd member is on this machine, so that the master may start one.
     #[must_use]
     pub fn etcd_is_local(&self) -> bool {
@@ -519,6 +562,14 @@ mod tests {
     fn the_environment_wins() {
         let env = [("DOCKLET_PROXY_PORT".to_owned(), "80".to_owned()), ("DOCKLET_TOKEN".to_owned(), "x".to_owned())];
         assert_eq!(Config::parse("PROXY_PORT=9", env).unwrap().proxy_port, 80);
+    }
+
+    #[test]
+    fn values_are_set_in_place_or_at_the_end() {
+        let text = "# ETCD=old\nETCD = localhost:2379\n\nLOG_LEVEL=warn\n";
+        let changed = with_values(text, &[("ETCD", "10.0.0.1:2379"), ("MASTER_IP", "10.0.0.1")]);
+        assert_eq!(changed, "# ETCD=old\nETCD=10.0.0.1:2379\n\nLOG_LEVEL=warn\nMASTER_IP=10.0.0.1\n");
+        assert_eq!(parse(&changed).unwrap().etcd, ["10.0.0.1:2379"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a host is and how it is: written by its worker.
 
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use utoipa::ToSchema;
 
 use crate::name::HostName;
@@ -15,6 +15,9 @@ pub struct HostReport {
     /// Where other hosts reach it; absent where it has no way out.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Where its worker listens for masters of other hosts; absent where it does not.
+    #[serde(default)]
+    pub agent_port: Option<u16>,
     pub version: String,
     pub kernel: String,
     /// `v1` or `v2`.
@@ -24,6 +27,14 @@ pub struct HostReport {
     pub capacity: Capacity,
     pub checks: Vec<Check>,
     pub started_at: Micros,
+}
+
+impl HostReport {
+    /// Where masters of other hosts reach its worker.
+    #[must_use]
+    pub fn agent(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::from((self.address?, self.agent_port?)))
+    }
 }
 
 /// What an administrator decided about a host. Key: `hostsettings/<name>`; none is the default.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod join;
 pub mod kernel_names;
 pub mod name;
 pub mod net;

@@ -5,6 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::id::{NodeId, VclusterId};
 use crate::name::{ImageName, UserName};
 
+/// How one program proves who it is: PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The authority that everybody is checked by. The last of the three that is written.
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 /// All paths of one installation on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -52,10 +61,41 @@ impl Paths {
     pub fn worker_socket(&self) -> PathBuf {
         self.run().join("worker.sock")
     }
-    /// The local etcd: its data, and the certificates that reach it.
+    /// The local etcd: its data and pid file.
     #[must_use]
     pub fn etcd(&self) -> PathBuf {
         self.local().join("etcd")
+    }
+    /// Certificates and keys of this machine's programs; readable by root alone.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.local().join("identity")
+    }
+    fn identity_of(&self, program: &str) -> IdentityFiles {
+        let directory = self.identity();
+        IdentityFiles {
+            authority: directory.join("ca.crt"),
+            certificate: directory.join(format!("{program}.crt")),
+            key: directory.join(format!("{program}.key")),
+        }
+    }
+    #[must_use]
+    pub fn master_identity(&self) -> IdentityFiles {
+        self.identity_of("master")
+    }
+    #[must_use]
+    pub fn worker_identity(&self) -> IdentityFiles {
+        self.identity_of("worker")
+    }
+    /// That of the local etcd.
+    #[must_use]
+    pub fn etcd_identity(&self) -> IdentityFiles {
+        self.identity_of("etcd")
+    }
+    /// The key of the cluster's authority; masters have it.
+    #[must_use]
+    pub fn authority_key(&self) -> PathBuf {
+        self.identity().join("ca.key")
     }
     #[must_use]
     pub fn database(&self) -> PathBuf {

@@ -12,16 +12,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("common/store", &["types"]),
     ("common/client", &["types"]),
     ("common/daemon", &["types"]),
+    ("common/identity", &["types"]),
     ("master/plan", &["types"]),
     ("master/db", &["types"]),
     ("worker/host", &["types"]),
     ("worker/plan", &["types", "worker-host"]),
     ("web", &["types"]),
-    ("master", &["types", "store", "client", "daemon", "master-plan", "master-db", "web"]),
-    ("worker", &["types", "store", "daemon", "worker-plan", "worker-host"]),
+    ("master", &["types", "store", "client", "daemon", "identity", "master-plan", "master-db", "web"]),
+    ("worker", &["types", "store", "daemon", "identity", "worker-plan", "worker-host"]),
     ("tools/cli", &["types", "client", "daemon"]),
     ("tools/bench", &["types", "client", "daemon"]),
-    ("tools/testbed", &[]),
+    ("tools/testbed", &["types", "identity"]),
 ];
 
 /// The pure crates decide without clock, randomness, environment or runtime.

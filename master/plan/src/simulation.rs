@@ -58,6 +58,7 @@ impl World {
             let report = HostReport {
                 name: host(number),
                 address: None,
+                agent_port: None,
                 version: "0".into(),
                 kernel: "6".into(),
                 cgroup: "v2".into(),

@@ -86,7 +86,7 @@ impl Hosts {
         Err(HostError::Contended)
     }
 
-    /// Forgets a host that is gone and holds nothing. One that comes back is there again.
+    /// Forgets a host that is gone and holds nothing. To come back it must join again.
     ///
     /// # Errors
     /// The host is not known, is alive, or has nodes; or the store does not take it.
@@ -112,6 +112,8 @@ impl Hosts {
                 .when(Compare::as_read(&counter, host.alloc_revision))
                 .delete(&key)
                 .delete(&counter)
+                // Its certificate is good for nothing from here on.
+                .delete(self.keys.write(&Key::Joined(name.clone())))
                 .delete(self.keys.write(&Key::HostSettings(name.clone())));
             if let Outcome::Committed { revision } = self.store.txn(txn).await.map_err(HostError::Store)? {
                 tracing::info!(host = %name, actor = %actor.name(), "host removed");

@@ -64,7 +64,8 @@ impl Nodes {
                 return Err(NodeError::NoNode);
             }
             let (node, host) = cluster.route(owner, vcluster, node).ok_or(NodeError::NotPlaced)?;
-            Ok(RouteTarget { node, host })
+            let agent = cluster.host(&host).and_then(|h| h.report.as_ref()).and_then(|r| r.value.agent());
+            Ok(RouteTarget { node, host, agent })
         })
     }
 

@@ -1,8 +1,9 @@
-//! What an operator types: `docklet-master init|start|stop|restart|status|run`.
+//! What an operator types: `docklet-master init|start|stop|restart|status|token|run`.
 
 mod init;
 mod run;
 mod status;
+mod token;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Started, Status, Stopped, exit};
+use docklet_types::name::HostName;
 use docklet_types::paths::Paths;
 
 use crate::http::problem::chain;
@@ -50,6 +52,15 @@ enum Command {
     Restart,
     /// Tell whether the master runs and can do its work.
     Status,
+    /// Print the command with which one host joins, good once.
+    Token {
+        /// The only host that it is for, which may take the place of one of that name.
+        #[arg(long)]
+        host: Option<HostName>,
+        /// How long it is good.
+        #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8760))]
+        hours: u32,
+    },
     /// Run in the foreground.
     Run,
     /// Write the manual pages.
@@ -115,6 +126,7 @@ fn execute(arguments: &Arguments) -> Outcome {
             start(&program, loaded)
         }
         Command::Status => status::status(&program, loaded),
+        Command::Token { host, hours } => token::token(loaded, &paths, host.clone(), *hours),
         Command::Run => run::run(&program, loaded, &paths),
     }
 }

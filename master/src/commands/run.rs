@@ -7,17 +7,21 @@ use std::sync::Arc;
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Ready};
 use docklet_master_db::{Db, DbError, OpenError};
-use docklet_store::etcd::{ConnectError, EtcdStore};
+use docklet_identity::tls::Tls;
+use docklet_store::patient::PatientEtcd;
 use docklet_types::config::Config;
+use docklet_types::name::HostName;
 use docklet_types::paths::Paths;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::{Failure, Outcome};
 use crate::assembly::{Assembly, AssemblyError};
 use crate::etcd::{EtcdError, LocalEtcd};
 use crate::http::problem::chain;
 use crate::http::server;
-use crate::proxy::agent::AgentClient;
+use crate::membership::{self, MembershipError};
+use crate::proxy::agent::Agents;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -33,8 +37,8 @@ pub(super) enum RunError {
     NotSetUp,
     #[error(transparent)]
     Etcd(EtcdError),
-    #[error("cannot connect to etcd")]
-    Connect(#[source] ConnectError),
+    #[error(transparent)]
+    Membership(MembershipError),
     #[error(transparent)]
     Database(OpenError),
     #[error(transparent)]
@@ -92,8 +96,8 @@ async fn serve(mut ready: Ready, config: &Config, paths: &Paths) -> Result<(), R
         return Err(RunError::NotSetUp);
     }
     let mut ended = Signals::listen().map_err(RunError::Runtime)?;
-    let etcd = LocalEtcd::ensure(config, paths).await.map_err(RunError::Etcd)?;
-    let served = until_told(&mut ready, &mut ended, config, paths, db.clone(), listener, &etcd).await;
+    let mut etcd = LocalEtcd::ensure(config, paths).await.map_err(RunError::Etcd)?;
+    let served = until_told(&mut ready, &mut ended, config, paths, db.clone(), listener, &mut etcd).await;
     ready.stopping();
     etcd.stop().await;
     db.close().await;
@@ -108,10 +112,17 @@ async fn until_told(
     paths: &Paths,
     db: Db,
     listener: TcpListener,
-    etcd: &LocalEtcd,
+    etcd: &mut LocalEtcd,
 ) -> Result<(), RunError> {
-    let store = Arc::new(EtcdStore::connect(etcd.address()).await.map_err(RunError::Connect)?);
-    let access = Arc::new(AgentClient::new(paths.worker_socket()));
+    let store = Arc::new(PatientEtcd::new(config.etcd.clone(), paths.master_identity()));
+    let host = config.host_name.clone().unwrap_or_else(this_machine);
+    let mut membership = match etcd.take_authority() {
+        Some(authority) => membership::start(config, paths, Arc::clone(&store), authority, host.clone())
+            .await
+            .map_err(RunError::Membership)?,
+        None => JoinSet::new(),
+    };
+    let access = Arc::new(Agents::of_all_hosts(paths.worker_socket(), host, Tls::new(paths.master_identity())));
     let assembly = Assembly::start(config, db, store, access).await.map_err(RunError::Assembly)?;
     let address = listener.local_addr().map_err(RunError::Serve)?;
     let server = server::serve(assembly.parts.clone(), listener).map_err(RunError::Serve)?;
@@ -128,7 +139,13 @@ async fn until_told(
         }
     };
     assembly.stop().await;
+    membership.shutdown().await;
     done
+}
+
+/// The name that a worker of this machine has where the configuration gives none.
+fn this_machine() -> HostName {
+    HostName::from_machine(&nix::unistd::gethostname().unwrap_or_default().to_string_lossy())
 }
 
 /// The signals that end the master in good order.

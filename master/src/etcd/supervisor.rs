@@ -2,13 +2,15 @@
 //!
 //! etcd outlives a master that is killed: the next one finds it by its answer, and its end by a pid file.
 
+use docklet_identity::authority::{Authority, AuthorityError};
 use docklet_store::etcd::{ConnectError, EtcdAddress, EtcdStore};
 use docklet_types::config::Config;
-use docklet_types::paths::Paths;
+use docklet_types::paths::{IdentityFiles, Paths};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::certificates::{self, CertificateError};
+use crate::membership::own::{self, Own};
 
 /// How long etcd may take from its start to its first answer.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -29,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     #[error(transparent)]
-    Certificates(CertificateError),
+    Certificates(AuthorityError),
     #[error("cannot connect to etcd")]
     Connect(#[source] ConnectError),
     #[error("cannot start etcd ({program}); is the package etcd-server installed?")]
@@ -59,6 +61,7 @@ const PROGRAM: &str = "etcd";
 /// The store's server as this master sees it.
 pub struct LocalEtcd {
     address: EtcdAddress,
+    authority: Option<Authority>,
     supervisor: Option<tokio::task::JoinHandle<()>>,
     pid_file: PathBuf,
 }
@@ -69,30 +72,48 @@ impl LocalEtcd {
     /// # Errors
     /// With what to do about it.
     pub async fn ensure(config: &Config, paths: &Paths) -> Result<Self, EtcdError> {
-        let dir = paths.etcd();
-        let pid_file = dir.join("etcd.pid");
-        if !config.etcd_is_local() {
-            let address = EtcdAddress::new(&config.etcd, &dir);
-            wait_healthy(&address, Duration::from_secs(10)).await?;
-            return Ok(Self { address, supervisor: None, pid_file });
-        }
-        let listens = TcpStream::connect(&config.etcd[0]).await.is_ok();
-        if listens && !pid_file.exists() {
-            // Somebody else's: with or without certificates.
-            let address = EtcdAddress::new(&config.etcd, &dir);
+        let pid_file = paths.etcd().join("etcd.pid");
+        let listens = config.etcd_is_local() && TcpStream::connect(&config.etcd[0]).await.is_ok();
+        let foreign = listens && !pid_file.exists();
+        let own = if foreign && !paths.master_identity().authority.exists() {
+            // One that takes connections without certificates, by the look of it.
+            Own { authority: None, is_new: false }
+        } else {
+            own::prepare(config, paths).map_err(EtcdError::Certificates)?
+        };
+        let Own { authority, is_new } = own;
+        let address = EtcdAddress::new(&config.etcd, paths.master_identity());
+        if foreign {
             if wait_healthy(&address, Duration::from_secs(5)).await.is_err() {
-                return Err(EtcdError::Foreign { address: config.etcd[0].clone(), dir });
+                return Err(EtcdError::Foreign { address: config.etcd[0].clone(), dir: paths.identity() });
             }
-            return Ok(Self { address, supervisor: None, pid_file });
+            return Ok(Self { address, authority, supervisor: None, pid_file });
         }
-        certificates::ensure(&dir).map_err(EtcdError::Certificates)?;
-        let address = EtcdAddress::new(&config.etcd, &dir);
-        let server =
-            Server { member: config.etcd[0].clone(), dir, log: paths.log_file("etcd"), pid_file: pid_file.clone() };
-        let child = if listens { None } else { Some(server.start()?) };
+        if !config.etcd_is_local() {
+            wait_healthy(&address, Duration::from_secs(10)).await?;
+            return Ok(Self { address, authority, supervisor: None, pid_file });
+        }
+        let server = Server {
+            listens_at: listens_at(config),
+            identity: paths.etcd_identity(),
+            dir: paths.etcd(),
+            log: paths.log_file("etcd"),
+            pid_file: pid_file.clone(),
+        };
+        let adopted = listens && !is_new;
+        if listens && is_new {
+            // It was started with certificates that are no more.
+            end(&pid_file).await;
+        }
+        let child = if adopted { None } else { Some(server.start()?) };
         let child = server.wait_up(child, &address).await?;
         let supervisor = Some(tokio::spawn(supervise(server, child, address.clone())));
-        Ok(Self { address, supervisor, pid_file })
+        Ok(Self { address, authority, supervisor, pid_file })
+    }
+
+    /// What certificates are made with, where this machine has it. Leaves it to the caller.
+    pub fn take_authority(&mut self) -> Option<Authority> {
+        self.authority.take()
     }
 
     #[must_use]
@@ -104,14 +125,27 @@ impl LocalEtcd {
     pub async fn stop(mut self) {
         let Some(supervisor) = self.supervisor.take() else { return };
         supervisor.abort();
-        let Some(pid) = read_pid(&self.pid_file) else { return };
-        let _ = kill(pid, Signal::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while is_etcd(pid) && Instant::now() < deadline {
-            sleep(Duration::from_millis(20)).await;
-        }
-        let _ = fs::remove_file(&self.pid_file);
+        end(&self.pid_file).await;
     }
+}
+
+/// Ends the etcd of a pid file.
+async fn end(pid_file: &Path) {
+    let Some(pid) = read_pid(pid_file).filter(|pid| is_etcd(*pid)) else { return };
+    let _ = kill(pid, Signal::SIGTERM);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while is_etcd(pid) && Instant::now() < deadline {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let _ = fs::remove_file(pid_file);
+}
+
+/// Where the local etcd listens: on the loopback, and for other hosts where there are any.
+fn listens_at(config: &Config) -> Vec<SocketAddr> {
+    let port = config.etcd[0].rsplit_once(':').and_then(|(_, p)| p.parse().ok()).unwrap_or(2379);
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let others = config.is_reachable().then(|| SocketAddr::new(config.master_ip, port));
+    std::iter::once(loopback).chain(others).collect()
 }
 
 async fn wait_healthy(address: &EtcdAddress, limit: Duration) -> Result<(), EtcdError> {
@@ -139,7 +173,8 @@ fn is_etcd(pid: Pid) -> bool {
 }
 
 struct Server {
-    member: String,
+    listens_at: Vec<SocketAddr>,
+    identity: IdentityFiles,
     dir: PathBuf,
     log: PathBuf,
     pid_file: PathBuf,
@@ -158,32 +193,33 @@ impl Server {
         }
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).map_err(prepare(&self.log))?;
         let copy = log.try_clone().map_err(prepare(&self.log))?;
-        let port: u16 = self.member.rsplit_once(':').and_then(|(_, p)| p.parse().ok()).unwrap_or(2379);
-        let client = format!("https://127.0.0.1:{port}");
+        let urls: Vec<String> = self.listens_at.iter().map(|address| format!("https://{address}")).collect();
+        let port = self.listens_at[0].port();
         let peer = format!("https://127.0.0.1:{}", if port == u16::MAX { port - 1 } else { port + 1 });
-        let (crt, key, ca) = (self.dir.join("server.crt"), self.dir.join("server.key"), self.dir.join("ca.crt"));
+        let urls = urls.join(",");
+        let IdentityFiles { authority: ca, certificate: crt, key } = &self.identity;
         let mut command = std::process::Command::new(PROGRAM);
         command
             .args(["--name", "docklet", "--logger", "zap", "--log-level", "warn"])
             .arg("--data-dir")
             .arg(&data)
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &urls, "--advertise-client-urls", &urls])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("docklet={peer}")])
             .arg("--client-cert-auth")
             .arg("--trusted-ca-file")
-            .arg(&ca)
+            .arg(ca)
             .arg("--cert-file")
-            .arg(&crt)
+            .arg(crt)
             .arg("--key-file")
-            .arg(&key)
+            .arg(key)
             .arg("--peer-client-cert-auth")
             .arg("--peer-trusted-ca-file")
-            .arg(&ca)
+            .arg(ca)
             .arg("--peer-cert-file")
-            .arg(&crt)
+            .arg(crt)
             .arg("--peer-key-file")
-            .arg(&key)
+            .arg(key)
             .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"])
             .args(["--max-txn-ops", "4096", "--max-request-bytes", "8388608"])
             .stdin(Stdio::null())

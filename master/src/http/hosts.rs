@@ -57,7 +57,7 @@ pub async fn change(
     Ok(HttpResponse::Ok().json(view))
 }
 
-/// Forgets a host that is gone and holds no node. One whose worker comes back is there again.
+/// Forgets a host that is gone and holds no node. To come back it must join again.
 #[utoipa::path(delete, path = "/api/v1/hosts/{name}", tag = "hosts", params(("name" = String, Path)), responses(
     (status = 204, description = "Removed"),
     (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),

@@ -4,6 +4,7 @@
 //! reused: a route that is a moment old reaches the node that was meant or none, never its successor of the same name.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use docklet_types::id::NodeId;
@@ -15,6 +16,8 @@ use parking_lot::RwLock;
 pub struct RouteTarget {
     pub node: NodeId,
     pub host: HostName,
+    /// Where masters of other hosts reach the worker there, as far as it has said so.
+    pub agent: Option<SocketAddr>,
 }
 
 /// The names of one node, from the owner's down.

@@ -135,8 +135,8 @@ impl Fold {
             Key::Host(host) => Change::Host(host, document(key, value, revision).ok()?),
             Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
             Key::Alive(host) => Change::Alive(host, alive),
-            // Read from the specs.
-            Key::Name(..) => return None,
+            // Read from the specs, or of no concern to planning.
+            Key::Name(..) | Key::Joined(_) | Key::Token(_) => return None,
         })
     }
 }

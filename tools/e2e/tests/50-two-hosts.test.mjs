@@ -74,6 +74,73 @@ test('the nodes of a vcluster spread over both hosts and reach each other by nam
   }
 });
 
+test('commands, logs and shells reach the nodes of every host', async () => {
+  const nodes = (await json('status', 'demo')).node_list;
+  for (const { name } of nodes) {
+    const said = await docklet('exec', `demo/${name}`, '--', 'hostname');
+    assert.equal(said.stdout, `${name}\n`, said.stderr);
+  }
+  const logs = await docklet('logs', `demo/${nodes.at(-1).name}`);
+  assert.equal(logs.code, 0, logs.stderr);
+});
+
+test('an application of a node of either host is reached through the portal', async () => {
+  const hosts = new Set();
+  for (const { name, host } of (await json('status', 'demo')).node_list) {
+    const start = 'cd /usr/share && (setsid python3 -m http.server 8080 >/dev/null 2>&1 &)';
+    assert.equal((await docklet('exec', `demo/${name}`, '--', 'sh', '-c', start)).code, 0);
+    hosts.add(host);
+    const page = async () => {
+      const authority = `8080--${name}--demo--root.localhost:8000`;
+      const answer = await inside('master', [
+        'curl', '--silent', '--fail', '--max-time', '5', '--header', `Host: ${authority}`,
+        '--header', `Authorization: Bearer ${token}`, URL,
+      ]);
+      return answer.stdout.includes('Directory listing');
+    };
+    await eventually(`${name} answers`, page);
+  }
+  assert.equal(hosts.size, 2);
+});
+
+test('a token is good for one host, and a certificate is renewed while its worker runs', async () => {
+  const conf = (host) => `${PREFIX}/${host}/docklet.conf`;
+  const printed = await inside('master', ['docklet-master', '--config', conf('master'), 'token', '--host', 'h9']);
+  assert.equal(printed.code, 0, printed.stderr);
+  const join = printed.stdout.trim().split(' ');
+  assert.equal(join[0], 'docklet-worker');
+  // h2 is another host than the token names; its worker need not stop to be told so, but it is asked to.
+  const running = await inside('h2', ['docklet-worker', '--config', conf('h2'), ...join.slice(1)]);
+  assert.match(running.stderr, /is running .* stop it first/);
+  const before = await inside('h2', ['sha256sum', `${PREFIX}/h2/local/identity/worker.crt`]);
+  const renewed = await inside('h2', ['docklet-worker', '--config', conf('h2'), 'renew']);
+  assert.equal(renewed.code, 0, renewed.stderr);
+  const after = await inside('h2', ['sha256sum', `${PREFIX}/h2/local/identity/worker.crt`]);
+  assert.notEqual(before.stdout, after.stdout);
+  const far = (await json('status', 'demo')).node_list.find((n) => n.host === 'h2');
+  assert.equal((await docklet('exec', `demo/${far.name}`, '--', 'true')).code, 0);
+});
+
+test('a host reads nothing of another in the store', async () => {
+  const etcdctl = (host, ...words) => {
+    const identity = `${PREFIX}/${host}/local/identity`;
+    return inside(host, [
+      'etcdctl', '--endpoints=https://10.231.0.1:2379', `--cacert=${identity}/ca.crt`, `--cert=${identity}/worker.crt`,
+      `--key=${identity}/worker.key`, ...words,
+    ], { env: { ETCDCTL_API: '3' } });
+  };
+  assert.equal((await etcdctl('h1', 'get', '--prefix', '/docklet/testbed/plans/h1/')).code, 0);
+  for (const words of [
+    ['get', '--prefix', '/docklet/testbed/plans/h2/'],
+    ['get', '--prefix', '/docklet/testbed/specs/'],
+    ['put', '/docklet/testbed/reports/h2/nodes/x', 'x'],
+    ['put', '/docklet/testbed/plans/h1/nodes/x', 'x'],
+  ]) {
+    const answer = await etcdctl('h1', ...words);
+    assert.match(answer.stderr, /permission denied/, words.join(' '));
+  }
+});
+
 test('the largest packet passes between hosts, and nothing larger is let in', async () => {
   const [[near], [far]] = [await inits('h1'), await inits('h2')];
   const size = (bytes) => inNode(near.pid, 'ping', '-c', '1', '-W', '2', '-M', 'do', '-s', String(bytes), far.name);
@@ -122,8 +189,7 @@ test('a host that is cut off is shown so, keeps its nodes, and comes back as it 
 test('a worker that is killed adopts its nodes', async () => {
   const nodes = await inits('h1');
   await testbed('kill', 'h1');
-  const started = await inside('h1', ['docklet-worker', '--config', `${PREFIX}/h1/docklet.conf`, 'start']);
-  assert.equal(started.code, 0, started.stderr);
+  await testbed('start', 'h1');
   await eventually('all is well', async () => (await json('status', 'demo')).status === 'running');
   assert.deepEqual(await inits('h1'), nodes);
 });

@@ -1,22 +1,33 @@
-//! Bringing the testbed up and down, and what is done to its hosts in between.
+//! Bringing the testbed up and down, and what is done to its machines in between.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::system::{At, Error, Result, ip, run};
+use crate::machine::{Machine, switch_off, switch_on};
+use crate::system::{At, Error, Result, alive, end, run, wait};
+use crate::{etcd, gluster};
 
-/// Where the master, and etcd beside it, are reached.
-const MASTER: &str = "10.231.0.1";
-const HOLDER: &str = "holder.pid";
-const ETCD: &str = "etcd.pid";
+/// Addresses: the master's, etcd's members from here on, the file server's, the hosts' from here on.
+const MASTER: u8 = 1;
+const ETCD: u8 = 2;
+const FILES: u8 = 9;
+const HOSTS: u8 = 11;
+/// Members of an etcd that is not the master's own.
+const MEMBERS: u8 = 3;
+const PORTAL: &str = "http://10.231.0.1:8000";
 
-/// The name of a host's network namespace; that of the master is `testbed-master`.
-pub fn namespace(host: &str) -> String {
-    format!("testbed-{host}")
+/// What `up` makes.
+pub struct Plan<'a> {
+    pub hosts: u8,
+    /// etcd on three machines of its own, rather than the master's.
+    pub three_members: bool,
+    /// FS_PREFIX/global on GlusterFS, rather than one directory.
+    pub glusterfs: bool,
+    /// The store of images to take images from.
+    pub images: &'a Path,
+    /// More lines for every docklet.conf.
+    pub settings: &'a [String],
 }
 
 /// See the module.
@@ -29,213 +40,153 @@ impl Bed {
         Self { prefix }
     }
 
-    fn directory(&self, host: &str) -> PathBuf {
-        self.prefix.join(host)
+    fn machine(&self, name: &str, number: u8) -> Machine {
+        Machine::new(&self.prefix, name, number)
     }
 
-    fn conf(&self, host: &str) -> PathBuf {
-        self.directory(host).join("docklet.conf")
+    fn master(&self) -> Machine {
+        self.machine("master", MASTER)
     }
 
-    /// The hosts that there are, by their directories.
-    fn hosts(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.prefix).into_iter().flatten().flatten();
-        let mut hosts: Vec<String> = entries
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.strip_prefix('h').is_some_and(|n| n.parse::<u8>().is_ok()))
-            .collect();
-        hosts.sort_by_key(|name| name[1..].parse::<u8>().unwrap_or(0));
-        hosts
+    fn members(&self) -> Vec<Machine> {
+        (1..=MEMBERS).map(|n| self.machine(&format!("etcd{n}"), ETCD + n - 1)).collect()
     }
 
-    pub fn up(&self, hosts: u8, images: &Path) -> Result<()> {
+    fn file_server(&self) -> Machine {
+        self.machine("files", FILES)
+    }
+
+    fn host(&self, number: u8) -> Machine {
+        self.machine(&format!("h{number}"), HOSTS + number - 1)
+    }
+
+    /// The hosts that there are.
+    fn hosts(&self) -> Vec<Machine> {
+        (1..=u8::MAX - HOSTS).map(|n| self.host(n)).filter(|m| m.directory.exists()).collect()
+    }
+
+    /// Any machine that there is.
+    pub fn find(&self, name: &str) -> Result<Machine> {
+        let others = [self.master(), self.file_server()];
+        let mut all = others.into_iter().chain(self.members()).chain(self.hosts());
+        all.find(|m| m.name == name && m.directory.exists()).ok_or_else(|| Error::NoMachine(name.to_owned()))
+    }
+
+    pub fn up(&self, plan: &Plan<'_>) -> Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
         if self.prefix.exists() {
             return Err(Error::Exists);
         }
-        let global = self.prefix.join("global");
-        fs::create_dir_all(global.join("images")).at("make", &global)?;
-        for entry in fs::read_dir(images).at("read", images)?.flatten() {
-            // Hard links: an image layout is never written in place.
-            run("cp", ["-al".as_ref(), entry.path().as_os_str(), global.join("images").as_os_str()])?;
+        fs::create_dir_all(&self.prefix).at("make", &self.prefix)?;
+        switch_on()?;
+        let master = self.master();
+        master.up()?;
+        if plan.glusterfs {
+            let server = self.file_server();
+            server.up()?;
+            gluster::up(&server)?;
+            println!("{}: GlusterFS serves", server.name);
         }
-        self.underlay()?;
-        self.prepare("master", "")?;
-        self.etcd()?;
-        self.program("master", "docklet-master", &["init"])?;
-        println!("master: portal at http://{MASTER}:8000 in the network namespace {}", namespace("master"));
-        for number in 1..=hosts {
-            let host = format!("h{number}");
-            self.host(&host, number)?;
-            println!("{host}: runs");
+        self.share(&master, plan)?;
+        self.fill_images(&master, plan.images)?;
+        let etcd = if plan.three_members {
+            let members = self.members();
+            for member in &members {
+                member.up()?;
+            }
+            etcd::up(&members, &master)?;
+            println!("etcd1, etcd2, etcd3: etcd runs");
+            let addresses: Vec<String> = members.iter().map(|m| format!("{}:2379", m.address())).collect();
+            addresses.join(",")
+        } else {
+            "localhost:2379".to_owned()
+        };
+        configure(&master, plan, &format!("ETCD={etcd}\nMASTER_IP={}\n", master.address()))?;
+        program(&master, "docklet-master", &["init"])?;
+        println!("master: the portal is at {PORTAL}");
+        for number in 1..=plan.hosts {
+            self.add_host(&self.host(number), plan)?;
         }
         println!(
-            "docklet-testbed exec master -- env DOCKLET_URL=http://{MASTER}:8000 docklet login root < {}",
-            self.password().display()
+            "docklet-testbed exec master -- env DOCKLET_URL={PORTAL} docklet login root < {}",
+            master.directory.join("local/generated_password.txt").display()
         );
         Ok(())
     }
 
-    fn password(&self) -> PathBuf {
-        self.directory("master").join("local/generated_password.txt")
+    /// Starts a host as an operator would: with a token of the master.
+    fn add_host(&self, host: &Machine, plan: &Plan<'_>) -> Result<()> {
+        host.up()?;
+        self.share(host, plan)?;
+        configure(host, plan, &format!("HOST_NAME={}\nNETWORK_DEVICE=eth0\n", host.name))?;
+        let told = program(&self.master(), "docklet-master", &["token"])?;
+        let words: Vec<&str> = told.split_whitespace().skip(1).collect();
+        program(host, "docklet-worker", &words)?;
+        program(host, "docklet-worker", &["start"])?;
+        println!("{}: joined", host.name);
+        Ok(())
     }
 
-    /// The master's namespace, with the bridge that joins all.
-    fn underlay(&self) -> Result<()> {
-        let name = namespace("master");
-        ip(&format!("netns add {name}"))?;
-        ip(&format!("-n {name} link set lo up"))?;
-        ip(&format!("-n {name} link add tb0 type bridge"))?;
-        ip(&format!("-n {name} addr add {MASTER}/24 dev tb0"))?;
-        ip(&format!("-n {name} link set tb0 up"))
-    }
-
-    fn host(&self, host: &str, number: u8) -> Result<()> {
-        let (name, master) = (namespace(host), namespace("master"));
-        ip(&format!("netns add {name}"))?;
-        ip(&format!("-n {master} link add tb-{host} type veth peer name eth0 netns {name}"))?;
-        ip(&format!("-n {master} link set tb-{host} master tb0 up"))?;
-        ip(&format!("-n {name} link set lo up"))?;
-        ip(&format!("-n {name} addr add 10.231.0.{}/24 dev eth0", 10 + u16::from(number)))?;
-        ip(&format!("-n {name} link set eth0 up"))?;
-        ip(&format!("-n {name} route add default via {MASTER}"))?;
-        self.prepare(host, &format!("HOST_NAME={host}\nNETWORK_DEVICE=eth0\n"))?;
-        self.hold(host)?;
-        self.program(host, "docklet-worker", &["start"])
-    }
-
-    /// The directory and configuration of a host or of the master.
-    fn prepare(&self, host: &str, more: &str) -> Result<()> {
-        let directory = self.directory(host);
-        fs::create_dir_all(&directory).at("make", &directory)?;
-        let shared = directory.join("global");
-        std::os::unix::fs::symlink(self.prefix.join("global"), &shared).at("make", &shared)?;
-        let text = format!(
-            "CLUSTER_NAME=testbed\nFS_PREFIX={}\nSTORAGE=file\nDISKPOOL_SIZE=8192\nCLUSTER_NET=172.28.0.1/16\n\
-             ETCD={MASTER}:2379\nDEFAULT_IMAGE=small\n{more}",
-            directory.display()
-        );
-        let conf = self.conf(host);
-        fs::write(&conf, text).at("write", &conf)
-    }
-
-    fn etcd(&self) -> Result<()> {
-        let directory = self.directory("master");
-        let client = format!("http://{MASTER}:2379");
-        let peer = format!("http://{MASTER}:2380");
-        let log = directory.join("etcd.log");
-        let out = fs::File::create(&log).at("write", &log)?;
-        let err = out.try_clone().at("write", &log)?;
-        let child = Command::new("ip")
-            .args(["netns", "exec", &namespace("master"), "etcd", "--name", "testbed", "--data-dir"])
-            .arg(directory.join("etcd"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("testbed={peer}"), "--logger", "zap"])
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .process_group(0)
-            .spawn()
-            .map_err(|source| Error::Run { program: "etcd".to_owned(), source })?;
-        self.note(&directory.join(ETCD), child.id())?;
-        let probe = || self.exec_quietly("master", &["etcdctl", "--endpoints", &client, "endpoint", "health"]);
-        wait(Duration::from_secs(20), "etcd", || probe().is_ok())
-    }
-
-    fn note(&self, path: &Path, pid: u32) -> Result<()> {
-        fs::write(path, pid.to_string()).at("write", path)
-    }
-
-    fn hold(&self, host: &str) -> Result<()> {
-        let program = std::env::current_exe().at("find", "/proc/self/exe")?;
-        let mut child = Command::new(&program)
-            .args(["hold", host])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // Whoever reads what the testbed says must not wait for the holder's end.
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|source| Error::Run { program: program.display().to_string(), source })?;
-        let mut line = String::new();
-        if let Some(out) = child.stdout.take() {
-            BufReader::new(out).read_line(&mut line).at("read", "the holder's answer")?;
+    /// FS_PREFIX/global of a machine.
+    fn share(&self, machine: &Machine, plan: &Plan<'_>) -> Result<()> {
+        let place = machine.directory.join("global");
+        if plan.glusterfs {
+            return gluster::mount(machine, &self.file_server(), &place);
         }
-        if line.trim() != "held" {
-            return Err(Error::Late("a host's namespaces"));
-        }
-        self.note(&self.directory(host).join(HOLDER), child.id())
+        let shared = self.prefix.join("global");
+        fs::create_dir_all(&shared).at("make", &shared)?;
+        std::os::unix::fs::symlink(&shared, &place).at("make", &place)
     }
 
-    /// A command that runs in the namespaces of a host, or in the master's.
-    fn inside(&self, host: &str, program: &str) -> Result<Command> {
-        if host == "master" {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", &namespace(host), program]);
-            return Ok(command);
+    fn fill_images(&self, master: &Machine, images: &Path) -> Result<()> {
+        let target = master.directory.join("global/images").display().to_string();
+        master.run(&["mkdir", "-p", &target])?;
+        for entry in fs::read_dir(images).at("read", images)?.flatten() {
+            // Hard links where that can be: an image layout is never written in place.
+            let from = entry.path().display().to_string();
+            if master.run(&["cp", "-al", &from, &target]).is_err() {
+                master.run(&["cp", "-a", &from, &target])?;
+            }
         }
-        let holder = self.pid(&self.directory(host).join(HOLDER)).ok_or_else(|| Error::NoHost(host.to_owned()))?;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &holder.to_string(), "--net", "--mount", "--", program]);
-        Ok(command)
-    }
-
-    fn program(&self, host: &str, program: &str, arguments: &[&str]) -> Result<()> {
-        let conf = self.conf(host).display().to_string();
-        let all: Vec<&str> = [program, "--config", &conf].iter().chain(arguments).copied().collect();
-        self.exec_quietly(host, &all)
-    }
-
-    fn exec_quietly(&self, host: &str, argv: &[&str]) -> Result<()> {
-        let output = self
-            .inside(host, argv[0])?
-            .args(&argv[1..])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| Error::Run { program: argv[0].to_owned(), source })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = [output.stdout, output.stderr].concat();
-        Err(Error::Failed { command: argv.join(" "), said: String::from_utf8_lossy(&said).trim().to_owned() })
+        Ok(())
     }
 
     /// Its exit code is the command's.
-    pub fn exec(&self, host: &str, argv: &[String]) -> Result<u8> {
+    pub fn exec(&self, name: &str, argv: &[String]) -> Result<u8> {
         let status = self
-            .inside(host, &argv[0])?
+            .find(name)?
+            .command(&argv[0])?
             .args(&argv[1..])
             .status()
             .map_err(|source| Error::Run { program: argv[0].clone(), source })?;
         Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 
-    fn known(&self, host: &str) -> Result<()> {
-        if self.hosts().iter().any(|h| h == host) { Ok(()) } else { Err(Error::NoHost(host.to_owned())) }
+    pub fn partition(&self, name: &str, cut: bool) -> Result<()> {
+        self.find(name)?.partition(cut)
     }
 
-    pub fn partition(&self, host: &str, cut: bool) -> Result<()> {
-        self.known(host)?;
-        let state = if cut { "down" } else { "up" };
-        ip(&format!("-n {} link set tb-{host} {state}", namespace("master")))
-    }
-
-    pub fn kill(&self, host: &str) -> Result<()> {
-        self.known(host)?;
-        let file = self.directory(host).join("local/run/docklet-worker.pid");
-        match self.pid(&file) {
-            Some(pid) => kill(pid),
+    /// Ends the program of a machine as kill -9 does: a host's worker, the master, or a member of etcd.
+    pub fn kill(&self, name: &str) -> Result<()> {
+        let machine = self.find(name)?;
+        if self.members().iter().any(|m| m.name == name) {
+            return etcd::kill(&machine);
+        }
+        match alive(&pid_file(&machine)) {
+            Some(pid) => end(pid),
             None => Ok(()),
         }
     }
 
-    /// The process of a pid file, if it lives.
-    fn pid(&self, file: &Path) -> Option<i32> {
-        let pid: i32 = fs::read_to_string(file).ok()?.trim().parse().ok()?;
-        Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
+    /// Starts the program of a machine again.
+    pub fn start(&self, name: &str) -> Result<()> {
+        let machine = self.find(name)?;
+        if self.members().iter().any(|m| m.name == name) {
+            return etcd::start(&machine, &self.members());
+        }
+        program(&machine, program_of(&machine), &["start"]).map(|_| ())
     }
 
     /// Goes on past what fails; the first failure is told.
@@ -246,52 +197,57 @@ impl Bed {
                 outcome = result;
             }
         };
-        for host in self.hosts() {
-            if self.inside(&host, "true").is_ok() {
-                tried(self.program(&host, "docklet-worker", &["stop"]));
-                tried(self.program(&host, "docklet-worker", &["uninstall", "--yes"]));
-            }
-            if let Some(holder) = self.pid(&self.directory(&host).join(HOLDER)) {
-                tried(kill(holder));
-            }
-            tried(delete_namespace(&namespace(&host)));
+        for host in self.hosts().iter().filter(|host| host.is_up()) {
+            tried(program(host, "docklet-worker", &["stop"]).map(|_| ()));
+            tried(program(host, "docklet-worker", &["uninstall", "--yes"]).map(|_| ()));
         }
-        if self.conf("master").exists() {
-            // Where it was never started there is nothing to stop.
-            let _ = self.program("master", "docklet-master", &["stop"]);
-            if let Some(etcd) = self.pid(&self.directory("master").join(ETCD)) {
-                tried(kill(etcd));
-            }
+        let others = [self.master(), self.file_server()];
+        for machine in self.hosts().iter().chain(&others).chain(&self.members()) {
+            tried(machine.down());
         }
-        tried(delete_namespace(&namespace("master")));
+        tried(switch_off());
         if self.prefix.exists() {
-            tried(fs::remove_dir_all(&self.prefix).at("remove", &self.prefix));
+            // What was mounted on a machine went with it; processes may take a moment to let go.
+            let removed = wait(Duration::from_secs(5), "the end of all mounts", || {
+                fs::remove_dir_all(&self.prefix).is_ok() || !self.prefix.exists()
+            });
+            tried(removed.or_else(|_| run("rm", ["-rf".as_ref(), self.prefix.as_os_str()])));
         }
         outcome
     }
 }
 
-fn delete_namespace(name: &str) -> Result<()> {
-    if Path::new("/run/netns").join(name).exists() { ip(&format!("netns del {name}")) } else { Ok(()) }
+fn conf(machine: &Machine) -> PathBuf {
+    machine.directory.join("docklet.conf")
 }
 
-fn kill(pid: i32) -> Result<()> {
-    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => {
-            wait(Duration::from_secs(5), "the end of a process", || !Path::new("/proc").join(pid.to_string()).exists())
-        }
-        Err(errno) => Err(Error::Run { program: format!("kill {pid}"), source: errno.into() }),
-    }
+fn program_of(machine: &Machine) -> &'static str {
+    if machine.name == "master" { "docklet-master" } else { "docklet-worker" }
 }
 
-fn wait(limit: Duration, what: &'static str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    while !holds() {
-        if Instant::now() > deadline {
-            return Err(Error::Late(what));
-        }
-        // Nothing tells of these; poll(2) is the pause.
-        let _ = nix::poll::poll(&mut [], 50u16);
+fn pid_file(machine: &Machine) -> PathBuf {
+    machine.directory.join(format!("local/run/{}.pid", program_of(machine)))
+}
+
+fn configure(machine: &Machine, plan: &Plan<'_>, more: &str) -> Result<()> {
+    let mut text = format!(
+        "FS_PREFIX={}\nSTORAGE=file\nDISKPOOL_SIZE=8192\nCLUSTER_NET=172.28.0.1/16\nDEFAULT_IMAGE=small\n{more}",
+        machine.directory.display()
+    );
+    if machine.name == "master" {
+        text.push_str("CLUSTER_NAME=testbed\n");
     }
-    Ok(())
+    for line in plan.settings {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let conf = conf(machine);
+    fs::write(&conf, text).at("write", &conf)
+}
+
+/// Runs one of Docklet's programs on a machine; returns what it said.
+fn program(machine: &Machine, program: &str, arguments: &[&str]) -> Result<String> {
+    let conf = conf(machine).display().to_string();
+    let all: Vec<&str> = [program, "--config", &conf].iter().chain(arguments).copied().collect();
+    machine.run(&all)
 }

@@ -4,9 +4,12 @@ use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, exit};
 use docklet_worker::Worker;
 use docklet_worker::agent::Agent;
-use docklet_worker::store::PatientEtcd;
+use docklet_worker::{machine, membership};
+use docklet_identity::tls::Tls;
+use docklet_store::patient::PatientEtcd;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::{NAME, Outcome, chain, failed, linux, runtime, settings};
 
@@ -24,7 +27,7 @@ pub(super) fn run(program: &Program, loaded: &Loaded) -> Outcome {
         let mut term = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let host = linux(loaded, program.paths.clone());
-        let store = Arc::new(PatientEtcd::new(loaded.config.etcd.clone(), program.paths.etcd()));
+        let store = Arc::new(PatientEtcd::new(loaded.config.etcd.clone(), program.paths.worker_identity()));
         let mut worker = Worker::start(settings(loaded, program.paths.clone()), host.clone(), store);
         tokio::select! {
             started = worker.wait_started() => if !started {
@@ -33,7 +36,14 @@ pub(super) fn run(program: &Program, loaded: &Loaded) -> Outcome {
             _ = term.recv() => return Ok(String::new()),
             _ = interrupt.recv() => return Ok(String::new()),
         }
-        let agent = Agent::listen(&program.paths.worker_socket(), host).map_err(failed)?;
+        let mut agent = Agent::listen(&program.paths.worker_socket(), host).map_err(failed)?;
+        let mut tasks = JoinSet::new();
+        if let Some(address) = membership::endpoint(&loaded.config) {
+            let identity = program.paths.worker_identity();
+            agent.listen_for_others(address, Tls::new(identity.clone())).await.map_err(failed)?;
+            let name = machine::host_name(loaded.config.host_name.as_ref());
+            tasks.spawn(membership::keep(loaded.config.clone(), name, identity));
+        }
         ready.ready();
         tracing::info!(connected = worker.is_connected(), "ready");
         tokio::select! {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub cluster: ClusterName,
     pub host: HostName,
     pub paths: Paths,
+    /// Where masters of other hosts reach this worker, if they do.
+    pub agent_port: Option<u16>,
     /// Unpacked ahead of the first node that needs it.
     pub default_image: ImageName,
     pub timing: Timing,

@@ -241,6 +241,7 @@ impl Loop {
             let report = machine::host_report(
                 self.settings.host.clone(),
                 address,
+                self.settings.agent_port,
                 &self.settings.paths,
                 capacity,
                 self.checks.clone(),

@@ -18,7 +18,7 @@ use crate::site::{eventually, node, node_id, vcluster};
 
 struct Endpoint {
     host: TestHost,
-    _agent: Agent,
+    agent: Agent,
     directory: tempfile::TempDir,
 }
 
@@ -27,7 +27,7 @@ async fn open() -> Endpoint {
     let host = TestHost::default();
     host.put_running(&node(1, Wanted::Running, 1), &vcluster(Wanted::Running, 1)).await;
     let agent = Agent::listen(&directory.path().join("worker.sock"), Arc::new(host.clone())).unwrap();
-    Endpoint { host, _agent: agent, directory }
+    Endpoint { host, agent, directory }
 }
 
 fn exchange(socket: &Path, message: &[u8]) -> (AgentReply, Option<OwnedFd>) {
@@ -146,4 +146,130 @@ async fn a_client_that_goes_away_takes_its_command_with_it() {
     eventually("all are served", || async { endpoint.host.stuck() == 50 }).await;
     drop(clients);
     eventually("no descriptor is left", || async { descriptors() <= before }).await;
+}
+
+mod others {
+    //! The same, from another machine.
+
+    use std::net::SocketAddr;
+
+    use docklet_identity::authority::{Authority, Holder};
+    use docklet_identity::message;
+    use docklet_identity::tls::{Tls, server_name};
+    use docklet_types::agent::MAX_MESSAGE;
+    use docklet_types::join::worker_identity;
+    use docklet_types::name::HostName;
+    use docklet_types::paths::{IdentityFiles, Paths};
+    use docklet_types::time::Micros;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+
+    use super::*;
+
+    struct Remote {
+        endpoint: Endpoint,
+        address: SocketAddr,
+        host: HostName,
+        authority: Authority,
+    }
+
+    impl Remote {
+        async fn open() -> Self {
+            let mut endpoint = open().await;
+            let paths = Paths::new(endpoint.directory.path());
+            let authority = Authority::make(
+                "test",
+                &paths.worker_identity().authority,
+                &paths.authority_key(),
+                Micros::now(),
+            )
+            .unwrap();
+            let host: HostName = "h1".parse().unwrap();
+            let holder = Holder::Worker { host: &host, identity: "worker-h1-1" };
+            authority.equip(&holder, &paths.worker_identity(), Micros::now(), 3600).unwrap();
+            let tls = Tls::new(paths.worker_identity());
+            let address = endpoint.agent.listen_for_others("127.0.0.1:0".parse().unwrap(), tls).await.unwrap();
+            Self { endpoint, address, host, authority }
+        }
+
+        /// The files of somebody with a certificate of the same authority.
+        fn files(&self, holder: &Holder<'_>, name: &str) -> IdentityFiles {
+            let files = Paths::new(self.endpoint.directory.path().join(name)).master_identity();
+            self.authority.equip(holder, &files, Micros::now(), 3600).unwrap();
+            files
+        }
+
+        async fn ask(
+            &self,
+            files: IdentityFiles,
+            request: &AgentRequest,
+        ) -> std::io::Result<(AgentReply, TlsStream<TcpStream>)> {
+            let stream = TcpStream::connect(self.address).await?;
+            let name = server_name(&worker_identity(&self.host))?;
+            let client = Tls::new(files).client().unwrap();
+            let mut stream = TlsConnector::from(client).connect(name, stream).await?;
+            message::write(&mut stream, request, MAX_MESSAGE).await.map_err(std::io::Error::other)?;
+            let reply = message::read(&mut stream, MAX_MESSAGE).await.map_err(std::io::Error::other)?;
+            Ok((reply, stream))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_master_of_another_host_gets_streams_and_answers() {
+        let remote = Remote::open().await;
+        remote.endpoint.host.fake.listen(node_id(1), 80);
+        let master = remote.files(&Holder::Master, "master");
+        let dial = AgentRequest::Dial { node: node_id(1), port: 80 };
+        let (reply, stream) = remote.ask(master.clone(), &dial).await.unwrap();
+        assert_eq!(reply, AgentReply::Stream);
+        // What listens there echoes. That one side has said all does not keep the other from answering.
+        let said = vec![7; 1 << 20];
+        let (mut read, mut write) = tokio::io::split(stream);
+        let writing = tokio::spawn(async move {
+            write.write_all(&said).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut answer = Vec::new();
+        read.read_to_end(&mut answer).await.unwrap();
+        writing.await.unwrap();
+        assert_eq!(answer.len(), 1 << 20);
+        let logs = AgentRequest::Logs { node: node_id(1), lines: 5 };
+        assert!(matches!(remote.ask(master, &logs).await.unwrap().0, AgentReply::Logs { .. }));
+    }
+
+    #[tokio::test]
+    async fn only_masters_are_served() {
+        let remote = Remote::open().await;
+        let logs = AgentRequest::Logs { node: node_id(1), lines: 5 };
+        // Another host's worker has a certificate of the same authority.
+        let h2 = "h2".parse().unwrap();
+        let worker = remote.files(&Holder::Worker { host: &h2, identity: "worker-h2-1" }, "h2");
+        assert!(remote.ask(worker, &logs).await.is_err());
+        let names = ["docklet-masters".to_owned()];
+        let alike = remote.files(&Holder::Etcd { reached_at: &names }, "alike");
+        assert!(remote.ask(alike, &logs).await.is_err());
+        // A master of another cluster.
+        let paths = Paths::new(remote.endpoint.directory.path().join("stranger"));
+        let authority =
+            Authority::make("other", &paths.master_identity().authority, &paths.authority_key(), Micros::now()).unwrap();
+        authority.equip(&Holder::Master, &paths.master_identity(), Micros::now(), 3600).unwrap();
+        assert!(remote.ask(paths.master_identity(), &logs).await.is_err());
+        // And one without any: no byte of an answer.
+        let mut plain = TcpStream::connect(remote.address).await.unwrap();
+        plain.write_all(b"\0\0\0\x02{}").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(!answer.windows(4).any(|w| w == b"fail"), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_master_does_not_take_one_host_for_another() {
+        let mut remote = Remote::open().await;
+        remote.host = "h2".parse().unwrap();
+        let master = remote.files(&Holder::Master, "master");
+        let logs = AgentRequest::Logs { node: node_id(1), lines: 5 };
+        assert!(remote.ask(master, &logs).await.is_err());
+    }
 }

@@ -104,6 +104,7 @@ impl Site {
             alive: Duration::from_secs(5),
         };
         let settings = Settings {
+            agent_port: None,
             cluster: "test".parse().unwrap(),
             host: self.name.clone(),
             paths: self.paths(),

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use docklet_master::proxy::agent::{AccessError, AgentClient, NodeAccess, ShellName, WindowSize};
+use docklet_master::proxy::agent::{AccessError, Agents, NodeAccess, ShellName, WindowSize};
 use docklet_master::proxy::routes::RouteTarget;
 use docklet_types::agent::{AgentReply, AgentRequest, ExecOutput};
 use docklet_types::id::NodeId;
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::{descriptors, eventually};
 
 struct Worker {
-    client: AgentClient,
+    client: Agents,
     target: RouteTarget,
     _directory: tempfile::TempDir,
 }
@@ -39,8 +39,8 @@ where
             tokio::spawn(answer(serde_json::from_slice(&body).unwrap(), stream));
         }
     });
-    let target = RouteTarget { node: NodeId::from_uuid(uuid::Uuid::now_v7()), host: "host1".parse().unwrap() };
-    Worker { client: AgentClient::new(path), target, _directory: directory }
+    let target = RouteTarget { node: NodeId::from_uuid(uuid::Uuid::now_v7()), host: "host1".parse().unwrap(), agent: None };
+    Worker { client: Agents::of_this_machine(path), target, _directory: directory }
 }
 
 fn encoded(reply: &AgentReply) -> Vec<u8> {
@@ -143,7 +143,7 @@ async fn every_reply_has_its_error() {
 async fn a_worker_that_is_not_there_or_breaks_off_is_down() {
     let worker = worker(|_, mut stream| async move { stream.write_all(&[0, 0]).await.unwrap() }).await;
     assert!(matches!(worker.client.dial(&worker.target, 1).await.err().unwrap(), AccessError::WorkerDown(_)));
-    let nobody = AgentClient::new(worker._directory.path().join("nobody.sock"));
+    let nobody = Agents::of_this_machine(worker._directory.path().join("nobody.sock"));
     assert!(matches!(nobody.dial(&worker.target, 1).await.err().unwrap(), AccessError::WorkerDown(_)));
 }
 

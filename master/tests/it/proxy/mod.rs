@@ -180,7 +180,7 @@ impl Door {
         let node = NodeId::from_uuid(uuid::Uuid::now_v7());
         let mut known = self.known.lock();
         known.retain(|(other, _)| other.user != app.user);
-        known.push((app.clone(), RouteTarget { node, host: "host1".parse().unwrap() }));
+        known.push((app.clone(), RouteTarget { node, host: "host1".parse().unwrap(), agent: None }));
         let table: RouteTable = known
             .iter()
             .map(|(app, target)| ((app.user.clone(), app.vcluster.clone(), app.node.clone()), target.clone()))

@@ -100,7 +100,16 @@ pub fn limits(size: &Size, features: Features) -> Vec<(String, String)> {
             }
         }
     }
+    if !init_is_in_sight() {
+        keys.push(("lxc.cgroup.relative", "1".to_owned()));
+    }
     keys.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// Whether the machine's init has a control group that this process can name. It has none in a cgroup namespace below
+/// it, and liblxc, which makes groups beside init's, must then make them beside its own.
+fn init_is_in_sight() -> bool {
+    fs::read_to_string("/proc/1/cgroup").is_ok_and(|text| !text.lines().any(|line| line.contains(":/..")))
 }
 
 /// Where cgroup hierarchies are mounted.

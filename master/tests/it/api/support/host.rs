@@ -39,6 +39,7 @@ impl FakeHost {
         let report = HostReport {
             name: name.clone(),
             address: None,
+            agent_port: None,
             version: "test".to_owned(),
             kernel: "6.0".to_owned(),
             cgroup: "v2".to_owned(),

@@ -1,23 +1,27 @@
-//! Streams into nodes, and commands and logs of them: what the worker does for the master directly.
+//! Streams into nodes, and commands and logs of them: what workers do for the master directly.
 //!
-//! [`NodeAccess`] is what the rest of the master knows. [`AgentClient`] is the one for the worker of the same host: it
-//! hands over the connected socket itself (`SCM_RIGHTS`), so that no byte of an app goes through the worker.
+//! [`NodeAccess`] is what the rest of the master knows, [`Agents`] how it is done: the worker of the same host hands over
+//! the connected socket itself ([`local`]), so that no byte of an app goes through the worker; from other hosts the bytes
+//! travel over TLS ([`remote`]).
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+mod local;
+mod remote;
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use docklet_types::agent::{AgentReply, AgentRequest, ExecOutput, MAX_MESSAGE};
+use docklet_identity::tls::Tls;
+use docklet_types::agent::{AgentReply, AgentRequest, ExecOutput};
+use docklet_types::name::HostName;
 use docklet_types::report::Reason;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use self::local::LocalAgent;
+use self::remote::RemoteAgent;
 use super::routes::RouteTarget;
 
 /// A byte stream into a node.
@@ -105,38 +109,49 @@ const DIAL: Duration = Duration::from_secs(5);
 const TERMINAL: Duration = Duration::from_secs(10);
 const LOGS: Duration = Duration::from_secs(10);
 
-/// The worker of this host, over its unix socket; one request per connection.
-#[derive(Debug, Clone)]
-pub struct AgentClient {
-    socket: PathBuf,
+/// The workers of all hosts; one request per connection.
+pub struct Agents {
+    local: LocalAgent,
+    remote: Option<(HostName, RemoteAgent)>,
 }
 
-impl AgentClient {
+impl Agents {
+    /// Knows the worker of this machine only.
     #[must_use]
-    pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    pub fn of_this_machine(socket: PathBuf) -> Self {
+        Self { local: LocalAgent::new(socket), remote: None }
     }
 
+    /// `own` is the host of this machine; all others are reached with the certificates of `tls`.
+    #[must_use]
+    pub fn of_all_hosts(socket: PathBuf, own: HostName, tls: Tls) -> Self {
+        Self { local: LocalAgent::new(socket), remote: Some((own, RemoteAgent::new(tls))) }
+    }
+
+    /// Asks the worker of the target's host. The stream is there where the reply says so.
     async fn ask(
         &self,
+        target: &RouteTarget,
         request: &AgentRequest,
         within: Duration,
-    ) -> Result<(AgentReply, Option<OwnedFd>), AccessError> {
-        let asked = timeout(within, async {
-            let mut stream = UnixStream::connect(&self.socket).await.map_err(down)?;
-            let body = serde_json::to_vec(request).map_err(|_| AccessError::Protocol)?;
-            let length = u32::try_from(body.len()).ok().filter(|n| *n <= MAX_MESSAGE).ok_or(AccessError::Protocol)?;
-            let mut message = length.to_be_bytes().to_vec();
-            message.extend_from_slice(&body);
-            stream.write_all(&message).await.map_err(down)?;
-            receive(&mut stream).await
-        });
-        asked.await.map_err(|_| AccessError::TimedOut)?
+    ) -> Result<(AgentReply, Option<NodeStream>), AccessError> {
+        let asked = async {
+            match &self.remote {
+                Some((own, remote)) if target.host != *own => remote.ask(target, request).await,
+                _ => self.local.ask(request).await,
+            }
+        };
+        timeout(within, asked).await.map_err(|_| AccessError::TimedOut)?
     }
 
-    async fn ask_for_stream(&self, request: &AgentRequest, within: Duration) -> Result<OwnedFd, AccessError> {
-        match self.ask(request, within).await? {
-            (AgentReply::Stream, Some(fd)) => Ok(fd),
+    async fn ask_for_stream(
+        &self,
+        target: &RouteTarget,
+        request: &AgentRequest,
+        within: Duration,
+    ) -> Result<NodeStream, AccessError> {
+        match self.ask(target, request, within).await? {
+            (AgentReply::Stream, Some(stream)) => Ok(stream),
             (other, _) => Err(refusal(other)),
         }
     }
@@ -157,61 +172,16 @@ fn refusal(reply: AgentReply) -> AccessError {
     }
 }
 
-/// Reads a reply and the descriptor that came with its first byte.
-async fn receive(stream: &mut UnixStream) -> Result<(AgentReply, Option<OwnedFd>), AccessError> {
-    let mut header = [0_u8; 4];
-    let (mut have, fd) =
-        stream.async_io(Interest::READABLE, || receive_with_fd(stream, &mut header)).await.map_err(down)?;
-    if have == 0 {
-        return Err(down(io::ErrorKind::UnexpectedEof.into()));
-    }
-    while have < header.len() {
-        let n = stream.read(&mut header[have..]).await.map_err(down)?;
-        if n == 0 {
-            return Err(down(io::ErrorKind::UnexpectedEof.into()));
-        }
-        have += n;
-    }
-    let length = u32::from_be_bytes(header);
-    if length > MAX_MESSAGE {
-        return Err(AccessError::Protocol);
-    }
-    let mut body = vec![0_u8; length as usize];
-    stream.read_exact(&mut body).await.map_err(down)?;
-    let reply = serde_json::from_slice(&body).map_err(|_| AccessError::Protocol)?;
-    Ok((reply, fd))
-}
-
-fn receive_with_fd(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fd = None;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            // One is expected; any other is closed here.
-            fd = fds.into_iter().next();
-        }
-    }
-    Ok((received.bytes, fd))
-}
-
 #[async_trait]
-impl NodeAccess for AgentClient {
+impl NodeAccess for Agents {
     async fn dial(&self, target: &RouteTarget, port: u16) -> Result<NodeStream, AccessError> {
-        let fd = self.ask_for_stream(&AgentRequest::Dial { node: target.node, port }, DIAL + GRACE).await?;
-        let stream = std::net::TcpStream::from(fd);
-        stream.set_nonblocking(true).map_err(down)?;
-        // Small frames of WebSockets must not wait for each other.
-        stream.set_nodelay(true).map_err(down)?;
-        Ok(Box::new(TcpStream::from_std(stream).map_err(down)?))
+        self.ask_for_stream(target, &AgentRequest::Dial { node: target.node, port }, DIAL + GRACE).await
     }
 
     async fn wait_port(&self, target: &RouteTarget, port: u16, within: Duration) -> Result<(), AccessError> {
         let timeout_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX).min(60_000);
         let request = AgentRequest::WaitPort { node: target.node, port, timeout_ms };
-        match self.ask(&request, within + GRACE).await?.0 {
+        match self.ask(target, &request, within + GRACE).await?.0 {
             AgentReply::Done => Ok(()),
             other => Err(refusal(other)),
         }
@@ -225,9 +195,7 @@ impl NodeAccess for AgentClient {
     ) -> Result<NodeStream, AccessError> {
         let request =
             AgentRequest::Terminal { node: target.node, session: shell.0.clone(), cols: size.cols, rows: size.rows };
-        let stream = std::os::unix::net::UnixStream::from(self.ask_for_stream(&request, TERMINAL).await?);
-        stream.set_nonblocking(true).map_err(down)?;
-        Ok(Box::new(UnixStream::from_std(stream).map_err(down)?))
+        self.ask_for_stream(target, &request, TERMINAL).await
     }
 
     async fn exec(
@@ -239,14 +207,14 @@ impl NodeAccess for AgentClient {
     ) -> Result<ExecOutput, AccessError> {
         let timeout_s = u32::try_from(within.as_secs()).unwrap_or(u32::MAX).max(1);
         let request = AgentRequest::Exec { node: target.node, argv, stdin, timeout_s };
-        match self.ask(&request, within + GRACE).await?.0 {
+        match self.ask(target, &request, within + GRACE).await?.0 {
             AgentReply::Exec(output) => Ok(output),
             other => Err(refusal(other)),
         }
     }
 
     async fn logs(&self, target: &RouteTarget, lines: u32) -> Result<String, AccessError> {
-        match self.ask(&AgentRequest::Logs { node: target.node, lines }, LOGS).await?.0 {
+        match self.ask(target, &AgentRequest::Logs { node: target.node, lines }, LOGS).await?.0 {
             AgentReply::Logs { text } => Ok(text),
             other => Err(refusal(other)),
         }

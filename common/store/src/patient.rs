@@ -1,18 +1,20 @@
-//! etcd as a worker meets it: the certificates that reach it may not have been made yet, or may be made anew.
+//! etcd where the certificates that reach it may not have been made yet, or are made anew while the program runs.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use docklet_store::etcd::{EtcdAddress, EtcdStore};
-use docklet_store::{Entry, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch};
+use docklet_types::paths::IdentityFiles;
 use parking_lot::Mutex;
+
+use crate::etcd::{EtcdAddress, EtcdStore};
+use crate::{Entry, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch};
 
 /// Connects when first used, and anew when the certificates were replaced. Until then every call finds it unavailable.
 pub struct PatientEtcd {
     members: Vec<String>,
-    directory: PathBuf,
+    identity: IdentityFiles,
     current: Mutex<Option<Connection>>,
 }
 
@@ -25,26 +27,30 @@ struct Connection {
 type Certificates = Option<[Option<SystemTime>; 3]>;
 
 impl PatientEtcd {
-    /// `directory` may hold `ca.crt`, `client.crt` and `client.key`.
+    /// The files of `identity` need not be there yet.
     #[must_use]
-    pub fn new(members: Vec<String>, directory: PathBuf) -> Self {
-        Self { members, directory, current: Mutex::new(None) }
+    pub fn new(members: Vec<String>, identity: IdentityFiles) -> Self {
+        Self { members, identity, current: Mutex::new(None) }
     }
 
     fn certificates(&self) -> Certificates {
-        let written = |name: &str| self.directory.join(name).metadata().and_then(|m| m.modified()).ok();
-        let ca = written("ca.crt")?;
-        Some([Some(ca), written("client.crt"), written("client.key")])
+        let written = |file: &Path| file.metadata().and_then(|m| m.modified()).ok();
+        let authority = written(&self.identity.authority)?;
+        Some([Some(authority), written(&self.identity.certificate), written(&self.identity.key)])
     }
 
-    async fn store(&self) -> Result<Arc<EtcdStore>> {
+    /// The store as it is reached now.
+    ///
+    /// # Errors
+    /// A certificate cannot be read.
+    pub async fn store(&self) -> Result<Arc<EtcdStore>> {
         let certificates = self.certificates();
         if let Some(connection) = self.current.lock().as_ref()
             && connection.made_with == certificates
         {
             return Ok(connection.store.clone());
         }
-        let address = EtcdAddress::new(&self.members, &self.directory);
+        let address = EtcdAddress::new(&self.members, self.identity.clone());
         let connected = EtcdStore::connect(&address).await;
         let store =
             Arc::new(connected.map_err(|e| StoreError::Unavailable { action: "connect", source: Some(Box::new(e)) })?);
