@@ -222,6 +222,8 @@ impl Server {
             .arg(key)
             .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"])
             .args(["--max-txn-ops", "4096", "--max-request-bytes", "8388608"])
+            // systemd waits to hear from the master, not from etcd.
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(copy)
