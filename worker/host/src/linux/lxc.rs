@@ -22,6 +22,8 @@ pub enum LxcError {
     Attach(String),
     #[error("a text has a zero byte")]
     Nul(#[source] NulError),
+    #[error("the helper's oom_score_adj could not be set")]
+    Score(#[source] std::io::Error),
     #[error("a path could not be used")]
     Path(#[source] std::io::Error),
 }
@@ -42,6 +44,14 @@ pub struct Command {
     pub stderr: RawFd,
     /// Make the terminal on standard input the controlling one.
     pub terminal: bool,
+}
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Whether the kernel spares this process when memory runs out, as its unit asks for the worker. What runs in a node is
+/// worth what it is anywhere: set back by the host's root, it cannot be lowered by anybody in the node.
+fn is_spared() -> bool {
+    std::fs::read_to_string(OOM_SCORE).is_ok_and(|score| score.starts_with('-'))
 }
 
 fn c(text: &str) -> Result<CString, LxcError> {
@@ -75,6 +85,9 @@ impl Container {
 
     /// Starts init under a monitor process of its own, which outlives this one.
     pub fn start(&self) -> Result<(), LxcError> {
+        if is_spared() {
+            self.set("lxc.proc.oom_score_adj", "0")?;
+        }
         let methods = self.methods();
         let daemonize = methods.want_daemonize.ok_or(LxcError::Missing("want_daemonize"))?;
         let close_fds = methods.want_close_all_fds.ok_or(LxcError::Missing("want_close_all_fds"))?;
@@ -108,6 +121,9 @@ impl Container {
     /// Runs the command as the container's root, in all its namespaces and cgroups, and returns its process id.
     pub fn attach(&self, command: &Command) -> Result<i32, LxcError> {
         let call = self.methods().attach.ok_or(LxcError::Missing("attach"))?;
+        if is_spared() {
+            std::fs::write(OOM_SCORE, "0").map_err(LxcError::Score)?;
+        }
         let cwd = c"/";
         let payload = Payload::of(command);
         let mut options = lxc_sys::lxc_attach_options_t {
