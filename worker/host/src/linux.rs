@@ -5,6 +5,7 @@
 //! helper process does (`linux/helper.rs`).
 
 mod access;
+mod apparmor;
 mod boot;
 mod btrfs;
 mod cgroup;

@@ -24,7 +24,7 @@ use super::container::{self, HostFacts, StartRequest};
 use super::proc::{self, Process};
 use super::rootfs::Rootfs;
 use super::run::{self, Run, State};
-use super::{Inner, LinuxHost, access, cgroup, helper, network, sys};
+use super::{Inner, LinuxHost, access, apparmor, cgroup, helper, network, sys};
 use crate::reason::failed;
 use crate::{Containers, HostError, Result};
 
@@ -99,6 +99,7 @@ impl LinuxHost {
             state: &state,
             features: cgroup::features(),
             lxcfs: container::lxcfs_is_live(),
+            apparmor: apparmor::profile(),
             mtu: bridge_mtu.ok().and_then(|m| m.trim().parse().ok()).filter(|m| *m != 1500),
             has_data: true,
         };

@@ -70,6 +70,8 @@ pub struct HostFacts<'a> {
     pub state: &'a Path,
     pub features: cgroup::Features,
     pub lxcfs: bool,
+    /// The AppArmor profile, where the kernel has AppArmor.
+    pub apparmor: Option<&'a str>,
     /// The bridge's MTU, where it is not Ethernet's 1500.
     pub mtu: Option<u32>,
     pub has_data: bool,
@@ -92,6 +94,9 @@ pub fn config(node: &NodePlan, vcluster: &VclusterPlan, facts: &HostFacts<'_>) -
     set("lxc.idmap", format!("u 0 {first} {}", IdRange::LEN));
     set("lxc.idmap", format!("g 0 {first} {}", IdRange::LEN));
     set("lxc.seccomp.profile", facts.seccomp.display().to_string());
+    if let Some(profile) = facts.apparmor {
+        set("lxc.apparmor.profile", profile.to_owned());
+    }
     set("lxc.console.logfile", facts.state.join("console.log").display().to_string());
     set("lxc.log.file", facts.state.join("lxc.log").display().to_string());
     set("lxc.net.0.veth.pair", kernel_names::veth(node.id));

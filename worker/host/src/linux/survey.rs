@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{self, ProbeRequest};
 use super::run::{self, State};
-use super::{GENERATION, LinuxHost, container, disk, helper, inventory, network, private_directory};
+use super::{GENERATION, LinuxHost, apparmor, container, disk, helper, inventory, network, private_directory};
 use crate::reason::chain;
 use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
 
@@ -31,6 +31,7 @@ impl LinuxHost {
         checks.extend(machine::sysctls());
         checks.extend(machine::subordinate_ids());
         checks.push(self.directories());
+        checks.push(self.blocking(|_| apparmor::load()).await?);
         checks.push(self.pool().await?);
         checks.push(self.probe().await);
         checks.push(match network::ensure_unreachable(self.inner.cluster_net).await {
