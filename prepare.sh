@@ -5,6 +5,7 @@
 #   sudo ./prepare.sh --start        the same, then starts master and worker and waits until they are ready
 #   sudo ./prepare.sh --deps         only the packages that building, running and testing need
 #   sudo ./prepare.sh --check        changes nothing, says what is missing
+#   ./prepare.sh --run-packages      prints the packages that a host needs which only runs Docklet
 #   --image small|base|full|none     which image to have (default: base); see basefs/README.md
 # shellcheck disable=SC2317 # many functions are called by name
 set -euo pipefail
@@ -20,15 +21,15 @@ readonly SERVICES=(docklet-master docklet-worker)
 
 # Grouped by what they are for; all are Debian's.
 readonly RUN_PACKAGES=(
-  btrfs-progs ca-certificates curl e2fsprogs etcd-client etcd-server iproute2 jq kmod liblxc1 lxc lxcfs nftables
-  openssh-client procps uidmap util-linux zstd
+  apparmor btrfs-progs ca-certificates curl e2fsprogs etcd-client etcd-server iproute2 jq kmod liblxc1 lxc lxcfs
+  nftables openssh-client procps uidmap util-linux zstd
 )
 readonly IMAGE_PACKAGES=(debootstrap debian-archive-keyring)
 readonly BUILD_PACKAGES=(
   build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
   protobuf-compiler
 )
-readonly TEST_PACKAGES=(chromium iputils-ping python3 shellcheck sqlite3)
+readonly TEST_PACKAGES=(chromium iputils-ping python3 qemu-system-x86 shellcheck sqlite3)
 
 MODE=prepare
 START=no
@@ -45,6 +46,10 @@ parse() {
     case $1 in
       --deps) MODE=deps ;;
       --check) MODE=check ;;
+      --run-packages)
+        printf '%s\n' "${RUN_PACKAGES[@]}"
+        exit 0
+        ;;
       --start) START=yes ;;
       --image)
         IMAGE=${2-}
@@ -115,12 +120,17 @@ allow_service_starts() {
 
 # What came with the packages and would start at the next boot. Only on the first installation: later it is the operator's.
 disable_unneeded_services() {
-  local service
+  local package
+  local -a services
   has_systemd || return 0
-  for service in etcd.service lxc-net.service; do
-    if printf '%s\n' "$@" | grep -qx "${service/etcd.service/etcd-server}\|${service/lxc-net.service/lxc}"; then
-      systemctl disable --quiet "$service" 2>/dev/null || true
-    fi
+  for package in "$@"; do
+    case $package in
+      etcd-server) services=(etcd.service) ;;
+      # The first of them asks for the others: a bridge, a name server, and containers of others at boot.
+      lxc) services=(lxc.service lxc-net.service lxc-monitord.service) ;;
+      *) continue ;;
+    esac
+    systemctl disable --quiet "${services[@]}" 2>/dev/null || true
   done
 }
 
