@@ -2,8 +2,8 @@
 # Runs every test there is. What fails does not keep the rest from running; the last lines say how each part went, and the
 # very last is `N passed, M failed`.
 #
-#   sudo tools/test.sh                 everything
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts portal
+#   sudo tools/test.sh                 everything but `kernel`
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts portal kernel
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -17,6 +17,8 @@ set -euo pipefail
 cd "$DOCKLET_ROOT"
 
 readonly PARTS=(shell lint rust front-end docs end-to-end hosts portal)
+# An emulated machine takes minutes: run where it is named, and before a release.
+readonly NAMED_PARTS=(kernel)
 
 RESULTS=()
 PASSED=0
@@ -76,6 +78,9 @@ test_portal() {
   (cd tools/e2e && node run.mjs portal)
 }
 
+# A vcluster on Debian's own kernel, with systemd and cgroup version 2.
+test_kernel() { tools/e2e/stock-kernel.sh; }
+
 # With what only tests need, which prepare.sh leaves out.
 node_modules() {
   local dir=$1
@@ -110,7 +115,7 @@ run_part() {
   RESULTS+=("$(printf '%-12s %-7s %5s tests %10s' "$part" "$outcome" "${passed:-1}" "$(seconds_since "$start")")")
 }
 
-known_part() { printf '%s\n' "${PARTS[@]}" | grep -qxF -- "$1"; }
+known_part() { printf '%s\n' "${PARTS[@]}" "${NAMED_PARTS[@]}" | grep -qxF -- "$1"; }
 
 main() {
   local part
@@ -119,7 +124,7 @@ main() {
     return
   fi
   for part in "$@"; do
-    known_part "$part" || die "there is no part '$part'; there are ${PARTS[*]}"
+    known_part "$part" || die "there is no part '$part'; there are ${PARTS[*]} ${NAMED_PARTS[*]}"
   done
   require_root
   LOGS=$(mktemp -d)
