@@ -8,13 +8,15 @@ use crate::{Db, DbError, Doing};
 
 /// How long a key is remembered.
 pub const KEPT_SECONDS: i64 = 24 * 3600;
-/// A request whose master died before it answered leaves its key unfinished; after this long another may take it.
-const ABANDONED_SECONDS: i64 = 120;
+/// A request whose master died before it answered leaves its key unfinished; after this long without a
+/// [`Db::keep_claim`] another may take it.
+pub const ABANDONED_SECONDS: i64 = 20;
 
 /// What a key means for the request that brings it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The first of its kind: go on, then call [`Db::finish_idempotent`] or [`Db::forget_idempotent`].
+    /// The first of its kind: go on, call [`Db::keep_claim`] meanwhile, then [`Db::finish_idempotent`] or
+    /// [`Db::forget_idempotent`].
     Fresh,
     /// Answered before: give the same answer.
     Done { status: u16, body: String },
@@ -74,6 +76,21 @@ impl Db {
             (Some(status), Some(body)) => Claim::Done { status, body },
             _ => Claim::Busy,
         })
+    }
+
+    /// Says that the request is still worked on.
+    ///
+    /// # Errors
+    /// The statement failed.
+    pub async fn keep_claim(&self, user: UserId, key: &str, now: Micros) -> Result<(), DbError> {
+        sqlx::query("UPDATE idempotency_keys SET at = $1 WHERE user_id = $2 AND key = $3 AND status IS NULL")
+            .bind(now.0)
+            .bind(user.to_string())
+            .bind(key)
+            .execute(&self.pool)
+            .await
+            .doing("keep the claim of an Idempotency-Key")?;
+        Ok(())
     }
 
     /// Keeps the answer for repetitions.

@@ -222,7 +222,19 @@ impl Db {
     /// # Errors
     /// The statement failed.
     pub async fn set_role_and_state(&self, id: UserId, role: Role, disabled: bool) -> Result<bool, DbError> {
+        let doing = "change the user";
         let keeps_admin = role == Role::Admin && !disabled;
+        let mut tx = self.pool.begin().await.doing(doing)?;
+        if !keeps_admin {
+            // One after another, on PostgreSQL too: of two administrators who end each other, each would still see the other.
+            sqlx::query(
+                "INSERT INTO counters (name, value) VALUES ('admin_changes', 1) \
+                 ON CONFLICT (name) DO UPDATE SET value = counters.value + 1",
+            )
+            .execute(&mut *tx)
+            .await
+            .doing(doing)?;
+        }
         let done = sqlx::query(
             "UPDATE users SET role = $1, disabled = $2 WHERE id = $3 AND ($4 = 1 OR role <> 'admin' OR disabled = 1 OR EXISTS \
              (SELECT 1 FROM users other WHERE other.id <> $3 AND other.role = 'admin' AND other.disabled = 0))",
@@ -231,9 +243,10 @@ impl Db {
         .bind(i64::from(disabled))
         .bind(id.to_string())
         .bind(i64::from(keeps_admin))
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await
-        .doing("change the user")?;
+        .doing(doing)?;
+        tx.commit().await.doing(doing)?;
         Ok(done.rows_affected() == 1)
     }
 

@@ -1,10 +1,12 @@
-//! The database's promises, on SQLite files, and on PostgreSQL where DATABASE_URL_TEST names an empty one.
+//! The database's promises: each on SQLite and on PostgreSQL.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
 
 use docklet_master_db::Db;
 use docklet_master_db::app_tokens::AppTokenKind;
-use docklet_master_db::idempotency::{Claim, KEPT_SECONDS};
+use docklet_master_db::idempotency::{ABANDONED_SECONDS, Claim, KEPT_SECONDS};
 use docklet_master_db::operations::{NewOperation, Outcome};
 use docklet_master_db::sessions::{NewSession, SessionKind};
 use docklet_master_db::users::{CreateUserError, Theme, User};
@@ -14,24 +16,51 @@ use docklet_types::report::{Reason, Step};
 use docklet_types::time::Micros;
 use docklet_types::view::{Role, StepView};
 use std::collections::HashSet;
-use tempfile::TempDir;
+use support::postgres::Postgres;
 use uuid::Uuid;
 
-struct Site {
-    db: Db,
-    _dir: TempDir,
-}
+/// Makes of each function a test over a SQLite file, and of all together one over databases of a PostgreSQL server. They
+/// get the database twice: as two masters have it.
+macro_rules! promises {
+    ($($name:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let dir = tempfile::tempdir().unwrap();
+                let file = dir.path().join("master/docklet.db");
+                super::$name(super::Db::open_file(&file).await.unwrap(), super::Db::open_file(&file).await.unwrap()).await;
+            })*
+        }
 
-async fn site() -> Site {
-    let dir = tempfile::tempdir().unwrap();
-    let db = match std::env::var("DATABASE_URL_TEST") {
-        Ok(url) => Db::open_url(&url).await.unwrap(),
-        Err(_) => Db::open_file(&dir.path().join("master/docklet.db")).await.unwrap(),
+        #[tokio::test(flavor = "multi_thread")]
+        async fn on_postgresql() {
+            let server = Postgres::start();
+            $({
+                println!("{}", stringify!($name));
+                let url = server.database(stringify!($name));
+                let (one, two) = (Db::open_url(&url).await.unwrap(), Db::open_url(&url).await.unwrap());
+                $name(one.clone(), two.clone()).await;
+                one.close().await;
+                two.close().await;
+            })*
+        }
     };
-    Site { db, _dir: dir }
 }
 
-/// Names of their own for each test: a PostgreSQL database is shared by all.
+promises! {
+    blocks_of_ids_are_never_shared_and_never_used_again,
+    a_name_is_taken_once,
+    the_last_administrator_stays_one,
+    two_administrators_cannot_end_each_other,
+    sessions_end_by_time_by_word_and_with_their_account,
+    an_app_ticket_is_good_once_for_one_host,
+    an_idempotency_key_is_claimed_once,
+    a_claim_that_is_kept_is_not_abandoned,
+    history_keeps_the_first_outcome_and_goes_with_its_owner,
+    failures_are_counted_forgotten_and_purged,
+    two_masters_do_not_stand_in_each_others_way,
+}
+
 fn name(base: &str) -> UserName {
     let tail = Uuid::new_v4().simple().to_string();
     format!("{base}{}", &tail[..8]).parse().unwrap()
@@ -60,12 +89,10 @@ async fn session(db: &Db, user: &User, lasts: i64) -> String {
     hash
 }
 
-#[tokio::test]
-async fn blocks_of_ids_are_never_shared_and_never_used_again() {
-    let Site { db, _dir } = site().await;
+async fn blocks_of_ids_are_never_shared_and_never_used_again(db: Db, other: Db) {
     let mut tasks = Vec::new();
-    for _ in 0..20 {
-        let db = db.clone();
+    for n in 0..20 {
+        let db = if n % 2 == 0 { db.clone() } else { other.clone() };
         tasks.push(tokio::spawn(async move { user(&db, "u", Role::User).await }));
     }
     let mut seen = HashSet::new();
@@ -80,22 +107,16 @@ async fn blocks_of_ids_are_never_shared_and_never_used_again() {
     assert_ne!(again.id, gone.id);
 }
 
-#[tokio::test]
-async fn a_name_is_taken_once() {
-    let Site { db, _dir } = site().await;
+async fn a_name_is_taken_once(db: Db, other: Db) {
     let wanted = name("ada");
     let (one, two) =
-        tokio::join!(db.create_user(&wanted, "h", Role::User, now()), db.create_user(&wanted, "h", Role::User, now()));
+        tokio::join!(db.create_user(&wanted, "h", Role::User, now()), other.create_user(&wanted, "h", Role::User, now()));
     let taken = [&one, &two].iter().filter(|r| matches!(r, Err(CreateUserError::Taken))).count();
     assert_eq!(taken, 1, "{one:?} {two:?}");
     assert_eq!(db.user_by_name(&wanted).await.unwrap().unwrap().theme, Theme::Auto);
 }
 
-#[tokio::test]
-async fn the_last_administrator_stays_one() {
-    // On a file of its own: in a shared database others' administrators count.
-    let dir = tempfile::tempdir().unwrap();
-    let db = Db::open_file(&dir.path().join("docklet.db")).await.unwrap();
+async fn the_last_administrator_stays_one(db: Db, _: Db) {
     // Without any administrator there is none to lose.
     let ada = user(&db, "ada", Role::User).await;
     assert!(db.set_role_and_state(ada.id, Role::User, true).await.unwrap());
@@ -108,9 +129,23 @@ async fn the_last_administrator_stays_one() {
     assert_eq!(db.user_by_name(&root.name).await.unwrap().unwrap().role, Role::User);
 }
 
-#[tokio::test]
-async fn sessions_end_by_time_by_word_and_with_their_account() {
-    let Site { db, _dir } = site().await;
+async fn two_administrators_cannot_end_each_other(db: Db, other: Db) {
+    let (one, two) = (user(&db, "one", Role::Admin).await, user(&db, "two", Role::Admin).await);
+    for round in 0..50 {
+        let disable = |db: &Db, id| {
+            let db = db.clone();
+            tokio::spawn(async move { db.set_role_and_state(id, Role::Admin, true).await.unwrap() })
+        };
+        let (first, second) = (disable(&db, one.id), disable(&other, two.id));
+        let done = [first.await.unwrap(), second.await.unwrap()];
+        assert_eq!(done.iter().filter(|d| **d).count(), 1, "round {round}: {done:?}");
+        for id in [one.id, two.id] {
+            assert!(db.set_role_and_state(id, Role::Admin, false).await.unwrap());
+        }
+    }
+}
+
+async fn sessions_end_by_time_by_word_and_with_their_account(db: Db, _: Db) {
     let ada = user(&db, "ada", Role::User).await;
     let (good, old, other) = (session(&db, &ada, 60).await, session(&db, &ada, -1).await, session(&db, &ada, 60).await);
     assert_eq!(db.user_of_session(&good, now()).await.unwrap().unwrap().0.id, ada.id);
@@ -128,16 +163,14 @@ async fn sessions_end_by_time_by_word_and_with_their_account() {
     assert!(!db.remove_session("none").await.unwrap());
 }
 
-#[tokio::test]
-async fn an_app_ticket_is_good_once_for_one_host() {
-    let Site { db, _dir } = site().await;
+async fn an_app_ticket_is_good_once_for_one_host(db: Db, other: Db) {
     let ada = user(&db, "ada", Role::User).await;
     let portal = session(&db, &ada, 60).await;
     let ticket = Uuid::new_v4().to_string();
     db.add_app_token(AppTokenKind::Ticket, &ticket, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
     assert!(db.take_app_ticket(&ticket, "host-b", now()).await.unwrap().is_none());
     let (one, two) =
-        tokio::join!(db.take_app_ticket(&ticket, "host-a", now()), db.take_app_ticket(&ticket, "host-a", now()));
+        tokio::join!(db.take_app_ticket(&ticket, "host-a", now()), other.take_app_ticket(&ticket, "host-a", now()));
     assert_eq!([one.unwrap(), two.unwrap()].into_iter().flatten().collect::<Vec<_>>(), std::slice::from_ref(&portal));
     let cookie = Uuid::new_v4().to_string();
     db.add_app_token(AppTokenKind::Cookie, &cookie, &portal, "host-a", now().plus_seconds(30)).await.unwrap();
@@ -148,14 +181,12 @@ async fn an_app_ticket_is_good_once_for_one_host() {
     assert!(db.user_of_app_cookie(&cookie, "host-a", now()).await.unwrap().is_none(), "it goes with its session");
 }
 
-#[tokio::test]
-async fn an_idempotency_key_is_claimed_once() {
-    let Site { db, _dir } = site().await;
+async fn an_idempotency_key_is_claimed_once(db: Db, other: Db) {
     let ada = user(&db, "ada", Role::User).await;
     let at = now();
     let mut claims = Vec::new();
-    for _ in 0..10 {
-        let (db, id) = (db.clone(), ada.id);
+    for n in 0..10 {
+        let (db, id) = (if n % 2 == 0 { db.clone() } else { other.clone() }, ada.id);
         claims.push(tokio::spawn(async move { db.claim_idempotent(id, "k", "f", at).await.unwrap() }));
     }
     let mut fresh = 0;
@@ -173,17 +204,28 @@ async fn an_idempotency_key_is_claimed_once() {
     assert_eq!(db.claim_idempotent(ada.id, "failed", "f", at).await.unwrap(), Claim::Fresh);
     db.forget_idempotent(ada.id, "failed").await.unwrap();
     assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at).await.unwrap(), Claim::Fresh);
-    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(60)).await.unwrap(), Claim::Busy);
-    assert_eq!(
-        db.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(300)).await.unwrap(),
-        Claim::Fresh,
-        "its master died"
-    );
+    assert_eq!(other.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(5)).await.unwrap(), Claim::Busy);
+    let later = at.plus_seconds(ABANDONED_SECONDS + 1);
+    assert_eq!(other.claim_idempotent(ada.id, "failed", "g", later).await.unwrap(), Claim::Fresh, "its master died");
 }
 
-#[tokio::test]
-async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
-    let Site { db, _dir } = site().await;
+async fn a_claim_that_is_kept_is_not_abandoned(db: Db, other: Db) {
+    let ada = user(&db, "ada", Role::User).await;
+    let at = now();
+    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(), Claim::Fresh);
+    for round in 1..5 {
+        let then = at.plus_seconds(round * ABANDONED_SECONDS);
+        db.keep_claim(ada.id, "k", then).await.unwrap();
+        let while_working = then.plus_seconds(ABANDONED_SECONDS - 1);
+        assert_eq!(other.claim_idempotent(ada.id, "k", "f", while_working).await.unwrap(), Claim::Busy);
+    }
+    db.finish_idempotent(ada.id, "k", 200, "{}").await.unwrap();
+    // Too late: what is finished is not worked on.
+    db.keep_claim(ada.id, "k", at.plus_seconds(2 * KEPT_SECONDS)).await.unwrap();
+    assert_eq!(other.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS * 2)).await.unwrap(), Claim::Fresh);
+}
+
+async fn history_keeps_the_first_outcome_and_goes_with_its_owner(db: Db, other: Db) {
     let ada = user(&db, "ada", Role::User).await;
     let (id, vcluster) = (OperationId::from_uuid(Uuid::now_v7()), VclusterId::from_uuid(Uuid::now_v7()));
     let demo = "demo".parse().unwrap();
@@ -201,7 +243,7 @@ async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
     let steps = [StepView { step: Step::Boot, done: 3, total: 3, millis: 400, finished: true }];
     let reason = Reason::new("no_room", "No room.");
     assert!(db.end_operation(id, Outcome::Failed, Some(&reason), &steps, now()).await.unwrap());
-    assert!(!db.end_operation(id, Outcome::Done, None, &[], now()).await.unwrap());
+    assert!(!other.end_operation(id, Outcome::Done, None, &[], now()).await.unwrap());
     let row = db.operation(id).await.unwrap().unwrap();
     assert_eq!(
         (row.outcome.as_str(), row.reason.as_ref(), row.steps.as_slice()),
@@ -215,15 +257,16 @@ async fn history_keeps_the_first_outcome_and_goes_with_its_owner() {
     assert!(db.operation(id).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn failures_are_counted_forgotten_and_purged() {
-    let Site { db, _dir } = site().await;
+async fn failures_are_counted_forgotten_and_purged(db: Db, other: Db) {
     let key = Uuid::new_v4().to_string();
     let at = now();
     let day_ago = at.plus_seconds(-86_400);
-    for n in 1..=5 {
-        assert_eq!(db.count_failure(&key, at, day_ago).await.unwrap(), n);
+    let mut counts = HashSet::new();
+    for _ in 0..5 {
+        let (one, two) = tokio::join!(db.count_failure(&key, at, day_ago), other.count_failure(&key, at, day_ago));
+        counts.extend([one.unwrap(), two.unwrap()]);
     }
+    assert_eq!(counts, (1..=10).collect(), "each failure counts once");
     db.lock_until(&key, at.plus_seconds(300)).await.unwrap();
     assert_eq!(db.lockout(&key).await.unwrap().locked_until, at.plus_seconds(300));
     let later = at.plus_seconds(90_000);
@@ -237,6 +280,63 @@ async fn failures_are_counted_forgotten_and_purged() {
     let ada = user(&db, "ada", Role::User).await;
     session(&db, &ada, -5).await;
     assert!(db.purge(now()).await.unwrap() >= 1);
+}
+
+/// Signing in and out, applications' cookies, purges and removals of accounts, from two masters at once: none of it fails
+/// for the other, by a deadlock, say.
+async fn two_masters_do_not_stand_in_each_others_way(db: Db, other: Db) {
+    let ada = user(&db, "ada", Role::User).await;
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let (db, ada) = (if n % 2 == 0 { db.clone() } else { other.clone() }, ada.clone());
+            tokio::spawn(async move {
+                for round in 0..15 {
+                    let sessions = [session(&db, &ada, 60).await, session(&db, &ada, -1).await];
+                    for hash in &sessions {
+                        let token = Uuid::new_v4().to_string();
+                        // Another has just ended all of the user's sessions: then there is nothing to hang it on.
+                        let _ = db.add_app_token(AppTokenKind::Cookie, &token, hash, "h", now().plus_seconds(-1)).await;
+                    }
+                    match (n + round) % 4 {
+                        0 => drop(db.remove_sessions_of(ada.id, None).await.unwrap()),
+                        1 => drop(db.purge(now()).await.unwrap()),
+                        2 => drop(db.remove_session(&sessions[0]).await.unwrap()),
+                        _ => {
+                            let gone = user(&db, "gone", Role::User).await;
+                            session(&db, &gone, 60).await;
+                            assert!(db.remove_user(gone.id, &gone.name).await.unwrap());
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_that_start_at_once_make_the_tables_once() {
+    let server = Postgres::start();
+    for round in 0..3 {
+        let url = server.database(&format!("round{round}"));
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let url = url.clone();
+                tokio::spawn(async move { Db::open_url(&url).await.unwrap() })
+            })
+            .collect();
+        let mut all = Vec::new();
+        for task in tasks {
+            all.push(task.await.unwrap());
+        }
+        let ada = user(&all[0], "ada", Role::User).await;
+        for db in all {
+            assert_eq!(db.users().await.unwrap(), std::slice::from_ref(&ada));
+            db.close().await;
+        }
+    }
 }
 
 #[tokio::test]

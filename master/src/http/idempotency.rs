@@ -1,19 +1,22 @@
 //! One effect per `Idempotency-Key`, and changes that go on to their end when the client hangs up.
 //!
 //! The first request with a key claims it and its answer is kept for a day; a repetition gets that answer. Repetitions
-//! that come while the first is worked on wait for it. What failed had no effect and gives its key back.
+//! that come while the first is worked on wait for it, at another master, too. What failed had no effect and gives its
+//! key back. A claim is kept up while the work goes on: that of a master that died is soon free.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, LOCATION};
 use actix_web::{HttpRequest, HttpResponse};
 use docklet_master_db::Db;
-use docklet_master_db::idempotency::Claim;
-use docklet_types::id::VclusterId;
+use docklet_master_db::idempotency::{ABANDONED_SECONDS, Claim};
+use docklet_types::id::{UserId, VclusterId};
 use docklet_types::problem::Code;
 use docklet_types::time::Micros;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
 use super::problem::{ApiError, chain};
 use crate::auth::Actor;
@@ -22,6 +25,12 @@ use crate::keyed::Keyed;
 const HEADER: &str = "idempotency-key";
 /// Longest key in characters.
 const MAX_KEY: usize = 255;
+/// How often a claim is kept up: one that fails does no harm yet.
+const KEEP: Duration = Duration::from_secs(ABANDONED_SECONDS as u64 / 4);
+/// How often a repetition asks whether another master has finished.
+const ASK: Duration = Duration::from_millis(200);
+/// How long it asks: until the claim of a master that died is free.
+const PATIENCE: Duration = Duration::from_secs(ABANDONED_SECONDS as u64 + 5);
 
 /// An answer that can be kept and given again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,7 +130,7 @@ impl Idempotency {
         let (this, user, work) = (self.clone(), actor.id(), work(Some(id)));
         detached(async move {
             let _turn = this.turns.lock(format!("{user}/{key}")).await;
-            match this.db.claim_idempotent(user, &key, &fingerprint, Micros::now()).await? {
+            match this.claim(user, &key, &fingerprint).await? {
                 Claim::Fresh => {}
                 Claim::Done { body, .. } => return serde_json::from_str(&body).map_err(ApiError::internal),
                 Claim::Busy => {
@@ -138,7 +147,7 @@ impl Idempotency {
                     ));
                 }
             }
-            let done = work.await;
+            let done = this.keeping(user, &key, work).await;
             let kept = match &done {
                 Ok(reply) => {
                     let text = serde_json::to_string(reply).map_err(ApiError::internal)?;
@@ -153,6 +162,35 @@ impl Idempotency {
         })
         .await
         .map(Reply::into_response)
+    }
+
+    /// Claims the key, or waits for what became of it at the master that has it.
+    async fn claim(&self, user: UserId, key: &str, fingerprint: &str) -> Result<Claim, ApiError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let claim = self.db.claim_idempotent(user, key, fingerprint, Micros::now()).await?;
+            if claim != Claim::Busy || tokio::time::Instant::now() >= deadline {
+                return Ok(claim);
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
+    /// Does the work and keeps the claim up meanwhile.
+    async fn keeping<T>(&self, user: UserId, key: &str, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.keep_up(user, key) => match never {},
+        }
+    }
+
+    async fn keep_up(&self, user: UserId, key: &str) -> Infallible {
+        loop {
+            tokio::time::sleep(KEEP).await;
+            if let Err(error) = self.db.keep_claim(user, key, Micros::now()).await {
+                tracing::warn!(error = chain(&error), "cannot keep the claim of an Idempotency-Key");
+            }
+        }
     }
 
     /// The same for requests that carry no key and whose answer is not kept.

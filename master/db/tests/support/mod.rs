@@ -1,0 +1,3 @@
+//! What tests over a database need; the master's own tests take it in, too.
+
+pub mod postgres;
