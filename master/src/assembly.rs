@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use docklet_master_db::Db;
+use docklet_store::held::Held;
 use docklet_store::keys::Keys;
 use docklet_store::{Store, StoreError};
 use docklet_types::config::Config;
@@ -17,6 +18,7 @@ use crate::app::apps::Apps;
 use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
+use crate::app::masters::Masters;
 use crate::app::nodes::Nodes;
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
@@ -53,6 +55,7 @@ pub enum AssemblyError {
 pub struct Assembly {
     pub parts: Parts,
     tasks: JoinSet<()>,
+    here: Held,
 }
 
 impl Assembly {
@@ -88,6 +91,8 @@ impl Assembly {
             limits: Limits::default(),
         });
         let gate = Arc::new(Gate::new(db.clone(), passwords.clone(), sessions.clone()));
+        let masters = Arc::new(Masters::new(config, view.clone()));
+        let here = masters.show_up(store.clone(), &keys).map_err(AssemblyError::Store)?;
         let policy = settings.policy;
         let parts = Parts {
             vclusters: Arc::new(Vclusters::new(
@@ -110,6 +115,7 @@ impl Assembly {
                 paths.clone(),
             )),
             hosts: Arc::new(Hosts::new(store.clone(), keys.clone(), view.clone())),
+            masters,
             idempotency: Idempotency::new(db.clone()),
             portal: PortalAddress::new(&config.portal_url),
             metrics: Arc::new(Metrics::new()),
@@ -132,12 +138,13 @@ impl Assembly {
         tasks.spawn(keep_routes(view.clone(), routes));
         tasks.spawn(tidy(gate, apps, view));
         tasks.spawn(purge(db));
-        Ok(Self { parts, tasks })
+        Ok(Self { parts, tasks, here })
     }
 
     /// Ends the tasks and waits for them.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
+        self.here.release().await;
     }
 }
 

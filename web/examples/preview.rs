@@ -10,7 +10,7 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
+    AppStatus, AppView, HostView, ImageView, MasterView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
     UserView, VclusterView,
 };
 use docklet_web::{
@@ -427,14 +427,23 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         &HostsPage {
             shell: p.root(Nav::Hosts),
             hosts: vec![],
+            masters: vec![],
             join_command: "docklet-worker join https://docklet.example.org".to_owned(),
         },
     )?;
+    let master = |name: &str, here| MasterView {
+        name: name.to_owned(),
+        address: "10.0.0.11:8000".to_owned(),
+        version: "0.1.0".to_owned(),
+        started_at: p.ago(400_000),
+        here,
+    };
     p.write(
         "hosts",
         &HostsPage {
             shell: p.root(Nav::Hosts),
             hosts: vec![host.clone(), lost.clone()],
+            masters: vec![master("front-1", true), master("front-2", false)],
             join_command: "docklet-worker join https://docklet.example.org".to_owned(),
         },
     )?;

@@ -8,7 +8,7 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
+    AppStatus, AppView, HostView, ImageView, MasterView, Me, NodeView, OperationView, QuotaView, Role, StepView, UsageView,
     UserView, VclusterView,
 };
 use docklet_web::{
@@ -245,7 +245,15 @@ fn all_pages() -> askama::Result<Vec<String>> {
         UserDeletePage { shell: shell(), user: user(), vclusters: vec![view(Status::Running)], error: Some(hostile()) }
             .render()?,
     );
-    pages.push(HostsPage { shell: shell(), hosts: vec![host()], join_command: hostile() }.render()?);
+    let master = || MasterView {
+        name: hostile(),
+        address: hostile(),
+        version: hostile(),
+        started_at: "2026-01-01T00:00:00Z".to_owned(),
+        here: true,
+    };
+    let masters = vec![master(), master()];
+    pages.push(HostsPage { shell: shell(), hosts: vec![host()], masters, join_command: hostile() }.render()?);
     let tenant = HostNode { owner: hostile(), vcluster: hostile(), node: node(Status::Failed) };
     pages.push(HostPage { shell: shell(), host: host(), nodes: vec![tenant] }.render()?);
     pages.push(ImagesPage { shell: shell(), images: vec![image()] }.render()?);

@@ -15,10 +15,7 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 /// This host's name: the configured one, else made from the machine's.
 #[must_use]
 pub fn host_name(configured: Option<&HostName>) -> HostName {
-    configured.cloned().unwrap_or_else(|| {
-        let machine = nix::unistd::gethostname().unwrap_or_default();
-        HostName::from_machine(&machine.to_string_lossy())
-    })
+    docklet_daemon::config::host_name(configured)
 }
 
 pub(crate) fn host_report(

@@ -2,7 +2,7 @@
 
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, Me,
+    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, MasterView, Me,
     NodeView, OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
@@ -246,6 +246,12 @@ impl Client {
     /// `not_allowed`; or the server cannot be reached.
     pub async fn hosts(&self) -> Result<Vec<HostView>> {
         self.ask(Call::new(Method::GET, &["hosts"])).await
+    }
+
+    /// # Errors
+    /// `not_allowed`; or the server cannot be reached.
+    pub async fn masters(&self) -> Result<Vec<MasterView>> {
+        self.ask(Call::new(Method::GET, &["masters"])).await
     }
 
     /// # Errors

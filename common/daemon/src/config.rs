@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use docklet_types::config::{Config, ConfigError};
+use docklet_types::name::HostName;
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "DOCKLET_CONF";
@@ -15,6 +16,15 @@ const SEARCHED: [&str; 2] = ["./conf/docklet.conf", "/etc/docklet/docklet.conf"]
 pub struct Loaded {
     pub config: Config,
     pub file: PathBuf,
+}
+
+/// What this machine is called in the cluster: HOST_NAME, else made from the machine's own name.
+#[must_use]
+pub fn host_name(configured: Option<&HostName>) -> HostName {
+    configured.cloned().unwrap_or_else(|| {
+        let machine = nix::unistd::gethostname().unwrap_or_default();
+        HostName::from_machine(&machine.to_string_lossy())
+    })
 }
 
 /// Why there is no configuration. `Display` has one line per error.

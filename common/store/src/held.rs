@@ -8,6 +8,8 @@ use crate::{LeaseId, Result, Store, Txn, Write};
 /// Puts `key` under a lease of `ttl` and keeps it, through interruptions, until dropped. After a drop (or a crash) the
 /// key goes when the lease runs out.
 pub struct Held {
+    store: Arc<dyn Store>,
+    key: String,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -20,7 +22,18 @@ impl Drop for Held {
 impl Held {
     #[must_use]
     pub fn start(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration) -> Self {
-        Self { task: tokio::spawn(hold(store, key, value, ttl)) }
+        let task = tokio::spawn(hold(store.clone(), key.clone(), value, ttl));
+        Self { store, key, task }
+    }
+
+    /// Lets go in good order: the key goes at once.
+    pub async fn release(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        let write = Write::Delete { key: self.key.clone() };
+        if let Err(error) = self.store.txn(Txn { compares: Vec::new(), writes: vec![write] }).await {
+            tracing::debug!(key = self.key, %error, "the key goes when its lease runs out");
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Key {
     Joined(HostName),
     /// `tokens/<id>`: a join token that was handed out.
     Token(String),
+    /// `masters/<name>`, leased.
+    Master(HostName),
 }
 
 /// Makes and reads keys of one installation.
@@ -99,6 +101,7 @@ impl Keys {
             Key::Alive(host) => format!("{root}alive/{host}"),
             Key::Joined(host) => format!("{root}joined/{host}"),
             Key::Token(id) => format!("{root}tokens/{id}"),
+            Key::Master(name) => format!("{root}masters/{name}"),
         }
     }
 
@@ -122,6 +125,7 @@ impl Keys {
             ["alive", host] => Key::Alive(host.parse().ok()?),
             ["joined", host] => Key::Joined(host.parse().ok()?),
             ["tokens", id] => Key::Token((*id).to_owned()),
+            ["masters", name] => Key::Master(name.parse().ok()?),
             _ => return None,
         })
     }
@@ -152,8 +156,9 @@ mod tests {
             Key::Host(host.clone()),
             Key::HostSettings(host.clone()),
             Key::Alive(host.clone()),
-            Key::Joined(host),
+            Key::Joined(host.clone()),
             Key::Token("0123456789ab".to_owned()),
+            Key::Master(host),
         ] {
             assert_eq!(keys.read(&keys.write(&key)), Some(key));
         }

@@ -10,6 +10,7 @@ pub mod id;
 pub mod image;
 pub mod join;
 pub mod kernel_names;
+pub mod master;
 pub mod name;
 pub mod net;
 pub mod paths;

@@ -297,6 +297,18 @@ pub struct HostView {
     pub started_at: String,
 }
 
+/// A master that is at work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MasterView {
+    pub name: String,
+    /// Where it serves: `address:port`.
+    pub address: String,
+    pub version: String,
+    pub started_at: String,
+    /// It is the one that gave this answer.
+    pub here: bool,
+}
+
 /// An event of `GET /api/v1/events`: the vcluster changed; `view` is absent when it is gone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VclusterEvent {

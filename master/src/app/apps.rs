@@ -1,7 +1,8 @@
 //! Apps that Docklet itself can start in a node. Jupyter is the one there is.
 //!
 //! What a node runs is not stored: the port tells. A task per start waits for the port and keeps the outcome for the
-//! portal; what was started before this master came up is found by asking the port once.
+//! portal; what was started before this master came up, or by another one, is found by asking the port, and where a
+//! person asks, the node.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -28,6 +29,8 @@ const JUPYTER_PORT: NonZeroU16 = match NonZeroU16::new(8888) {
 };
 /// In every image that has Jupyter. It returns at once, and again does nothing.
 const START: &str = "/usr/local/bin/start_jupyter.sh";
+/// Tells whether the start is under way: its unit is there before the port answers.
+const IS_STARTED: [&str; 4] = ["systemctl", "show", "--property=ActiveState", "docklet-jupyter.service"];
 /// How long the first start of Jupyter may take.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// A port that answers does so at once.
@@ -122,10 +125,24 @@ impl Apps {
             self.learn(target.node, AppStatus::Failed, Some(reason.clone()));
             return Ok(self.shown(owner, vcluster, node, AppStatus::Failed, Some(reason)));
         }
+        self.follow(target);
+        Ok(self.shown(owner, vcluster, node, AppStatus::Starting, None))
+    }
+
+    /// Waits in the background for what is starting.
+    fn follow(self: &Arc<Self>, target: RouteTarget) {
         self.learn(target.node, AppStatus::Starting, None);
         let this = Arc::clone(self);
         tokio::spawn(async move { this.await_port(target).await });
-        Ok(self.shown(owner, vcluster, node, AppStatus::Starting, None))
+    }
+
+    /// Whether somebody else has it started, as the node itself says.
+    async fn was_started(&self, target: &RouteTarget) -> bool {
+        let question = IS_STARTED.map(str::to_owned).to_vec();
+        let answer = self.nodes.access().exec(target, question, String::new(), Duration::from_secs(5)).await;
+        answer.is_ok_and(|output| {
+            ["ActiveState=active", "ActiveState=activating", "ActiveState=reloading"].contains(&output.stdout.trim())
+        })
     }
 
     async fn await_port(&self, target: RouteTarget) {
@@ -161,9 +178,18 @@ impl Apps {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn get(&self, owner: &UserName, vcluster: &VclusterName, node: &NodeName) -> Result<AppView, NodeError> {
+    pub async fn get(
+        self: &Arc<Self>,
+        owner: &UserName,
+        vcluster: &VclusterName,
+        node: &NodeName,
+    ) -> Result<AppView, NodeError> {
         let target = self.nodes.target(owner, vcluster, node)?;
-        let (status, reason) = self.probe(&target).await;
+        let (mut status, reason) = self.probe(&target).await;
+        if status == AppStatus::Stopped && self.was_started(&target).await {
+            status = AppStatus::Starting;
+            self.follow(target);
+        }
         Ok(self.shown(owner, vcluster, node, status, reason))
     }
 

@@ -2,10 +2,13 @@
 //!
 //! The observer takes no input: woken by the view of the cluster, it looks at every change that still runs and ends those
 //! whose end was seen. The newest change of every vcluster stays in memory, so that lists need no query per row.
+//!
+//! Every master observes every change, whoever was asked for it: one that dies leaves nothing open. The first to note an
+//! end is right; the others take over what it noted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use docklet_master_db::operations::{NewOperation, Operation, Outcome};
 use docklet_master_db::{Db, DbError};
@@ -23,8 +26,10 @@ use tokio::sync::watch;
 use crate::http::problem::chain;
 use crate::reconcile::ClusterView;
 
-/// How often changes that another master began are looked for.
+/// How often all changes that another master began are looked for. That of a spec is looked up as soon as the spec is seen.
 const REFRESH: Duration = Duration::from_secs(30);
+/// So long after it was noted a change is in the store, or never will be.
+const LATE: Duration = Duration::from_secs(60);
 /// Rows that a list shows at most.
 pub const LIST: i64 = 50;
 
@@ -33,8 +38,23 @@ pub struct History {
     db: Db,
     view: Arc<ClusterView>,
     /// By id: the changes in force, and all that run.
-    known: RwLock<HashMap<OperationId, Arc<Operation>>>,
+    known: RwLock<HashMap<OperationId, Known>>,
+    /// Changes in force that the database does not have: it was restored from before them.
+    lost: RwLock<HashSet<OperationId>>,
     changed: watch::Sender<u64>,
+}
+
+/// A change and since when this master knows of it: other masters' clocks are not asked.
+#[derive(Clone)]
+struct Known {
+    operation: Arc<Operation>,
+    since: Instant,
+}
+
+impl Known {
+    fn new(operation: Operation) -> Self {
+        Self { operation: Arc::new(operation), since: Instant::now() }
+    }
 }
 
 /// What the cluster shows of a running change.
@@ -47,7 +67,7 @@ struct Seen {
 impl History {
     #[must_use]
     pub fn new(db: Db, view: Arc<ClusterView>) -> Arc<Self> {
-        Arc::new(Self { db, view, known: RwLock::default(), changed: watch::Sender::new(0) })
+        Arc::new(Self { db, view, known: RwLock::default(), lost: RwLock::default(), changed: watch::Sender::new(0) })
     }
 
     /// Wakes when a change began or ended.
@@ -79,7 +99,7 @@ impl History {
             reason: None,
             steps: Vec::new(),
         };
-        self.known.write().insert(new.id, Arc::new(operation));
+        self.known.write().insert(new.id, Known::new(operation));
         self.tell();
         Ok(())
     }
@@ -94,37 +114,58 @@ impl History {
 
     /// A later change takes the place of one that may still run.
     pub async fn supersede(&self, id: OperationId) {
-        let running = self.known.read().get(&id).is_none_or(|op| op.ended_at.is_none());
+        let running = self.known.read().get(&id).is_none_or(|known| known.operation.ended_at.is_none());
         if running {
             self.end(id, Seen { outcome: Outcome::Superseded, reason: None, steps: Vec::new() }).await;
         }
     }
 
     async fn end(&self, id: OperationId, seen: Seen) {
-        let now = Micros::now();
-        if let Err(error) = self.db.end_operation(id, seen.outcome, seen.reason.as_ref(), &seen.steps, now).await {
+        match self.note_end(id, seen).await {
+            Ok(()) => self.tell(),
             // It stays open here, and the next change of the cluster tries again.
-            tracing::warn!(operation = %id, error = chain(&error), "cannot note how a change ended");
-            return;
+            Err(error) => tracing::warn!(operation = %id, error = chain(&error), "cannot note how a change ended"),
         }
-        {
+    }
+
+    async fn note_end(&self, id: OperationId, seen: Seen) -> Result<(), DbError> {
+        let now = Micros::now();
+        if !self.db.end_operation(id, seen.outcome, seen.reason.as_ref(), &seen.steps, now).await? {
+            // Another master was first, or took it back.
+            let noted = self.db.operation(id).await?;
             let mut known = self.known.write();
-            if let Some(operation) = known.get_mut(&id) {
-                let mut ended = Operation::clone(operation);
-                ended.outcome = seen.outcome.as_str().to_owned();
-                ended.reason = seen.reason;
-                ended.steps = seen.steps;
-                ended.ended_at = Some(now);
-                *operation = Arc::new(ended);
-            }
+            match noted {
+                Some(operation) => known.insert(id, Known::new(operation)),
+                None => known.remove(&id),
+            };
+            return Ok(());
         }
-        self.tell();
+        if let Some(Known { operation, .. }) = self.known.write().get_mut(&id) {
+            tracing::info!(
+                operation = %id, vcluster = %operation.vcluster, owner = operation.owner, name = operation.name,
+                action = operation.action, outcome = seen.outcome.as_str(), reason = seen.reason.as_ref().map(|r| r.code.as_str()),
+                "a change ended"
+            );
+            let mut ended = Operation::clone(operation);
+            ended.outcome = seen.outcome.as_str().to_owned();
+            ended.reason = seen.reason;
+            ended.steps = seen.steps;
+            ended.ended_at = Some(now);
+            *operation = Arc::new(ended);
+        }
+        Ok(())
+    }
+
+    /// Whether it is known what became of a spec's change so far, or that nobody knows.
+    #[must_use]
+    pub fn knows(&self, id: OperationId) -> bool {
+        self.known.read().contains_key(&id) || self.lost.read().contains(&id)
     }
 
     /// The change in force of a vcluster; while it runs its steps are those of this moment.
     #[must_use]
     pub fn newest(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Option<OperationView> {
-        let operation = self.known.read().get(&spec.operation).cloned()?;
+        let operation = self.known.read().get(&spec.operation)?.operation.clone();
         let mut shown = operation.view(now);
         if operation.ended_at.is_none() {
             shown.steps = view::steps(cluster, spec, now);
@@ -160,16 +201,11 @@ impl History {
 
     /// Looks at every change that runs and ends those whose end was seen.
     async fn observe(&self) {
-        let open: Vec<Arc<Operation>> =
-            self.known.read().values().filter(|op| op.ended_at.is_none()).cloned().collect();
-        for operation in open {
-            let seen = self.view.read(|cluster| judge(cluster, &operation, Micros::now()));
+        let open: Vec<Known> =
+            self.known.read().values().filter(|known| known.operation.ended_at.is_none()).cloned().collect();
+        for Known { operation, since } in open {
+            let seen = self.view.read(|cluster| judge(cluster, &operation, since.elapsed(), Micros::now()));
             if let Some(seen) = seen {
-                tracing::info!(
-                    operation = %operation.id, vcluster = %operation.vcluster, owner = operation.owner, name = operation.name,
-                    action = operation.action, outcome = seen.outcome.as_str(), reason = seen.reason.as_ref().map(|r| r.code.as_str()),
-                    "a change ended"
-                );
                 self.end(operation.id, seen).await;
             }
         }
@@ -178,18 +214,36 @@ impl History {
     /// Reads what other masters, or this one before a restart, have begun; forgets what no vcluster refers to any more.
     async fn refresh(&self) -> Result<(), DbError> {
         for operation in self.db.running_operations().await? {
-            self.known.write().entry(operation.id).or_insert_with(|| Arc::new(operation));
+            self.known.write().entry(operation.id).or_insert_with(|| Known::new(operation));
         }
-        let in_force: Vec<OperationId> = self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
-        for id in &in_force {
-            let missing = !self.known.read().contains_key(id);
-            if missing && let Some(operation) = self.db.operation(*id).await? {
-                self.known.write().entry(*id).or_insert_with(|| Arc::new(operation));
+        self.catch_up().await?;
+        let in_force: HashSet<OperationId> = self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
+        self.known.write().retain(|id, known| known.operation.ended_at.is_none() || in_force.contains(id));
+        self.lost.write().retain(|id| in_force.contains(id));
+        self.tell();
+        Ok(())
+    }
+
+    /// Looks up changes in force that another master was asked for. Their rows were there before the specs.
+    async fn catch_up(&self) -> Result<(), DbError> {
+        let missing: Vec<OperationId> = self.view.read(|cluster| {
+            let (known, lost) = (self.known.read(), self.lost.read());
+            let unknown = |id: &OperationId| !known.contains_key(id) && !lost.contains(id);
+            cluster.specs().map(|spec| spec.value.operation).filter(unknown).collect()
+        });
+        for id in &missing {
+            match self.db.operation(*id).await? {
+                Some(operation) => {
+                    self.known.write().entry(*id).or_insert_with(|| Known::new(operation));
+                }
+                None => {
+                    self.lost.write().insert(*id);
+                }
             }
         }
-        let in_force: std::collections::HashSet<OperationId> = in_force.into_iter().collect();
-        self.known.write().retain(|id, op| op.ended_at.is_none() || in_force.contains(id));
-        self.tell();
+        if !missing.is_empty() {
+            self.tell();
+        }
         Ok(())
     }
 
@@ -202,33 +256,42 @@ impl History {
         loop {
             tokio::select! {
                 _ = refresh.tick() => {
-                    if let Err(error) = self.refresh().await {
-                        tracing::warn!(error = chain(&error), "cannot read the running changes");
-                    }
-                    // Our own news: already looked at.
-                    own.mark_unchanged();
+                    self.told(self.refresh().await);
                 }
-                changed = cluster.changed() => if changed.is_err() { return },
+                changed = cluster.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.told(self.catch_up().await);
+                }
                 changed = own.changed() => if changed.is_err() { return },
             }
             self.observe().await;
+            // Our own news: already looked at.
+            own.mark_unchanged();
+        }
+    }
+
+    fn told(&self, read: Result<(), DbError>) {
+        if let Err(error) = read {
+            tracing::warn!(error = chain(&error), "cannot read the running changes");
         }
     }
 }
 
-/// Whether the cluster shows that the change has ended.
-fn judge(cluster: &Cluster, operation: &Operation, now: Micros) -> Option<Seen> {
+/// Whether the cluster shows that the change has ended. `age`: how long it has been known.
+fn judge(cluster: &Cluster, operation: &Operation, age: Duration, now: Micros) -> Option<Seen> {
     let Some(spec) = cluster.spec(operation.vcluster) else {
         // A spec that is not there yet (just asked for) or not any more.
-        let gone = operation.action == "delete" || now.millis_since(operation.started_at) > 60_000;
+        let gone = operation.action == "delete" || age > LATE;
         let outcome = if operation.action == "delete" { Outcome::Done } else { Outcome::Superseded };
         return gone.then_some(Seen { outcome, reason: None, steps: Vec::new() });
     };
     let spec = &spec.value;
     if spec.operation != operation.id {
-        // The view may be behind the request that made this one.
-        let later = spec.changed_at > operation.started_at;
-        return later.then_some(Seen { outcome: Outcome::Superseded, reason: None, steps: Vec::new() });
+        // The view may be behind the request that made this one. Whoever asked for a later change has noted the end of
+        // this one, or died before it could.
+        return (age > LATE).then_some(Seen { outcome: Outcome::Superseded, reason: None, steps: Vec::new() });
     }
     if view::is_done(cluster, spec) {
         return Some(Seen { outcome: Outcome::Done, reason: None, steps: view::steps(cluster, spec, now) });

@@ -11,6 +11,7 @@ pub mod history;
 pub mod hosts;
 pub mod images;
 mod keys;
+pub mod masters;
 pub mod nodes;
 pub mod users;
 pub mod vclusters;

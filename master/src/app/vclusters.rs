@@ -136,6 +136,15 @@ impl Vclusters {
         self.view.read(|cluster| cluster.spec(id).map(|spec| self.show(cluster, &spec.value, Micros::now())))
     }
 
+    /// The vcluster, and whether it is known how its change goes.
+    fn with_history(&self, id: VclusterId) -> Option<(VclusterView, bool)> {
+        self.view.read(|cluster| {
+            let spec = &cluster.spec(id)?.value;
+            let known = self.history.knows(spec.operation);
+            Some((self.show(cluster, spec, Micros::now()), known))
+        })
+    }
+
     /// # Errors
     /// [`NoSuchVcluster`]
     pub fn id_of(&self, owner: &UserName, name: &VclusterName) -> Result<VclusterId, NoSuchVcluster> {
@@ -173,8 +182,9 @@ impl Vclusters {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changes = self.changes();
         loop {
-            let shown = self.by_id(id).ok_or(NoSuchVcluster)?;
-            if shown.status == status || ended_otherwise(&shown) {
+            let (shown, known) = self.with_history(id).ok_or(NoSuchVcluster)?;
+            // What another master was asked for a moment ago is still looked up: then nothing has ended.
+            if shown.status == status || (known && ended_otherwise(&shown)) {
                 return Ok(Waited::Settled(Box::new(shown)));
             }
             match tokio::time::timeout_at(deadline, changes.changed()).await {

@@ -14,7 +14,7 @@ use docklet_store::etcd::{ConnectError, EtcdStore};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Store, StoreError, Txn};
 use docklet_types::config::Config;
-use docklet_types::name::UserName;
+use docklet_types::name::{HostName, UserName};
 use docklet_types::paths::Paths;
 use docklet_types::spec::VclusterSpec;
 use docklet_types::time::Micros;
@@ -23,6 +23,7 @@ use rand::TryRngCore as _;
 
 use super::run::{RunError, listen, open_database, runtime};
 use super::{Failure, Outcome, running, start};
+use crate::app::masters;
 use crate::auth::passwords::{HashError, Password, hash_now};
 use crate::etcd::{EtcdError, LocalEtcd};
 
@@ -40,8 +41,10 @@ const BATCH: usize = 100;
 enum InitError {
     #[error("it runs (process {0}); stop it first: docklet-master stop")]
     Running(i32),
-    #[error("there is already a system in {}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history", .0.display())]
-    Exists(PathBuf),
+    #[error("there is already a system in {0}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history")]
+    Exists(String),
+    #[error("other masters of it run: {}. Stop them first (docklet-master stop, there)", .0.iter().map(HostName::as_str).collect::<Vec<_>>().join(", "))]
+    OtherMasters(Vec<HostName>),
     #[error(
         "the system that is there still has {}: {}. Their nodes would be left without a record. Delete them first \
          (docklet delete, as root with --owner), then try again",
@@ -106,7 +109,15 @@ async fn exists(config: &Config, paths: &Paths) -> Result<bool, InitError> {
 }
 
 async fn refuse_existing(config: &Config, paths: &Paths) -> Result<(), InitError> {
-    if exists(config, paths).await? { Err(InitError::Exists(paths.prefix().to_owned())) } else { Ok(()) }
+    if exists(config, paths).await? { Err(InitError::Exists(place(config, paths))) } else { Ok(()) }
+}
+
+/// Where the accounts are, for people.
+fn place(config: &Config, paths: &Paths) -> String {
+    match config.database_url {
+        Some(_) => "the database of DATABASE_URL".to_owned(),
+        None => paths.prefix().display().to_string(),
+    }
 }
 
 async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
@@ -125,6 +136,11 @@ async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
 async fn with_etcd(config: &Config, paths: &Paths, etcd: &LocalEtcd, there: bool) -> Result<(), InitError> {
     let store: Arc<dyn Store> = Arc::new(EtcdStore::connect(etcd.address()).await.map_err(InitError::Connect)?);
     let keys = Keys::new(&config.cluster_name);
+    let here = docklet_daemon::config::host_name(config.host_name.as_ref());
+    let others = masters::others(store.as_ref(), &keys, &here).await.map_err(InitError::Store)?;
+    if !others.is_empty() {
+        return Err(InitError::OtherMasters(others));
+    }
     refuse_with_vclusters(store.as_ref(), &keys).await?;
     forget_leftovers(store.as_ref(), &keys).await?;
     if there {
@@ -232,9 +248,17 @@ async fn make_root(config: &Config, paths: &Paths) -> Result<(), InitError> {
     write_secret(&paths.generated_password(), &text)?;
     let name: UserName = ROOT.parse().map_err(|_| InitError::Hash(HashError::Failed))?;
     let db = open_database(config, paths).await.map_err(InitError::Run)?;
-    db.create_user(&name, &hash, Role::Admin, Micros::now()).await.map_err(InitError::Account)?;
+    let made = db.create_user(&name, &hash, Role::Admin, Micros::now()).await;
     db.close().await;
-    Ok(())
+    match made {
+        Ok(_) => Ok(()),
+        // Another master was set up at the same moment: its password is the right one.
+        Err(CreateUserError::Taken) => {
+            remove(&paths.generated_password())?;
+            Err(InitError::Exists(place(config, paths)))
+        }
+        Err(error) => Err(InitError::Account(error)),
+    }
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<(), InitError> {

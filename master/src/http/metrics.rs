@@ -50,6 +50,7 @@ pub struct Metrics {
     seconds: Seconds,
     vclusters: Family<StatusLabel, Gauge>,
     hosts: Family<StatusLabel, Gauge>,
+    masters: Gauge,
     nodes: Gauge,
     nodes_ready: Gauge,
     store_up: Gauge,
@@ -91,6 +92,7 @@ impl Metrics {
             gauge
         };
         Self {
+            masters: gauge("masters_count", "Masters that are at work"),
             nodes: gauge("nodes_count", "Nodes that are wanted"),
             nodes_ready: gauge("nodes_ready_count", "Nodes that are ready"),
             store_up: gauge("store_up_bool", "1 while the store answers"),
@@ -141,6 +143,7 @@ impl Metrics {
         for (status, count) in by_status {
             self.hosts.get_or_create(&StatusLabel { status }).set(count);
         }
+        self.masters.set(i64::try_from(view.masters().len()).unwrap_or(i64::MAX));
         self.nodes.set(nodes);
         self.nodes_ready.set(ready);
         self.store_up.set(i64::from(view.is_live()));

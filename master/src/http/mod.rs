@@ -11,6 +11,7 @@ pub mod health;
 pub mod hosts;
 pub mod idempotency;
 pub mod images;
+pub mod masters;
 pub mod metrics;
 pub mod nodes;
 pub mod openapi;
@@ -103,6 +104,7 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(patch().to(hosts::change))
                 .route(delete().to(hosts::remove)),
         )
+        .service(v1("/masters").route(read().to(masters::list)))
         .service(v1("/events").route(get().to(events::events)))
         .service(resource("/healthz").route(read().to(health::healthz)))
         .service(resource("/readyz").route(read().to(health::readyz)))

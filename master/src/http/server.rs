@@ -14,6 +14,7 @@ use crate::app::apps::Apps;
 use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
+use crate::app::masters::Masters;
 use crate::app::nodes::Nodes;
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
@@ -31,6 +32,7 @@ pub struct Parts {
     pub apps: Arc<Apps>,
     pub users: Arc<Users>,
     pub hosts: Arc<Hosts>,
+    pub masters: Arc<Masters>,
     pub images: Images,
     pub view: Arc<ClusterView>,
     pub db: Db,
@@ -59,6 +61,7 @@ impl Parts {
                 .app_data(web::Data::from(Arc::clone(&self.apps)))
                 .app_data(web::Data::from(Arc::clone(&self.users)))
                 .app_data(web::Data::from(Arc::clone(&self.hosts)))
+                .app_data(web::Data::from(Arc::clone(&self.masters)))
                 .app_data(web::Data::from(Arc::clone(&self.view)))
                 .app_data(web::Data::from(Arc::clone(&self.gate)))
                 .app_data(web::Data::from(Arc::clone(&self.proxy)))

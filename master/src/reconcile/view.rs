@@ -7,9 +7,11 @@ use docklet_store::keys::{Key, Keys};
 use docklet_store::mirror::{Mirror, View};
 use docklet_store::{Store, StoreError};
 use docklet_types::id::VclusterId;
+use docklet_types::master::MasterReport;
+use docklet_types::name::HostName;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -30,7 +32,8 @@ impl ClusterView {
     /// Where the store does not answer.
     pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
         let prefix = keys.root().to_owned();
-        let fold = Fold { keys, cluster: Cluster::default(), held: HashSet::new() };
+        let fold =
+            Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), held: HashSet::new() };
         Ok(Arc::new(Self {
             mirror: Mirror::start(store, prefix, fold).await?,
             waiting: RwLock::default(),
@@ -41,6 +44,12 @@ impl ClusterView {
     /// Reads the picture. Keep it short and never await inside: changes wait meanwhile.
     pub fn read<T>(&self, f: impl FnOnce(&Cluster) -> T) -> T {
         self.mirror.read(|fold| f(&fold.cluster))
+    }
+
+    /// The masters that are at work, by name.
+    #[must_use]
+    pub fn masters(&self) -> Vec<MasterReport> {
+        self.mirror.read(|fold| fold.masters.values().cloned().collect())
     }
 
     /// Why nodes of the vcluster have no place.
@@ -103,6 +112,7 @@ impl ClusterView {
 struct Fold {
     keys: Keys,
     cluster: Cluster,
+    masters: BTreeMap<HostName, MasterReport>,
     held: HashSet<String>,
 }
 
@@ -136,20 +146,28 @@ impl Fold {
             Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
             Key::Alive(host) => Change::Alive(host, alive),
             // Read from the specs, or of no concern to planning.
-            Key::Name(..) | Key::Joined(_) | Key::Token(_) => return None,
+            Key::Name(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
         })
     }
 }
 
 impl View for Fold {
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64) {
-        if let Some(change) = self.change(key, value, revision) {
-            self.cluster.apply(change);
-            match value {
-                Some(_) => self.held.insert(key.to_owned()),
-                None => self.held.remove(key),
+        if let Some(Key::Master(name)) = self.keys.read(key) {
+            let Ok(report) = document::<MasterReport>(key, value, revision) else { return };
+            match report {
+                Some(report) => self.masters.insert(name, (*report.value).clone()),
+                None => self.masters.remove(&name),
             };
+        } else if let Some(change) = self.change(key, value, revision) {
+            self.cluster.apply(change);
+        } else {
+            return;
         }
+        match value {
+            Some(_) => self.held.insert(key.to_owned()),
+            None => self.held.remove(key),
+        };
     }
 
     fn keys(&self) -> Vec<String> {

@@ -158,6 +158,9 @@ pub enum Command {
     /// Machines that run the nodes; for administrators.
     #[command(subcommand, visible_alias = "hosts")]
     Host(HostCommand),
+    /// Masters that are at work; for administrators.
+    #[command(subcommand, visible_alias = "masters")]
+    Master(MasterCommand),
     /// Accounts; for administrators, but for one's own password.
     #[command(subcommand, visible_alias = "users")]
     User(UserCommand),
@@ -268,6 +271,13 @@ pub enum HostCommand {
         #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MasterCommand {
+    /// List masters.
+    #[command(visible_alias = "ls")]
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use crate::shell::Shell;
 use crate::{assets, html, link};
 use askama::Template;
 use docklet_types::host::{Check, CheckOutcome};
-use docklet_types::view::{HostView, NodeView};
+use docklet_types::view::{HostView, MasterView, NodeView};
 
 /// `GET /hosts`
 #[derive(Debug, Clone, Template)]
@@ -12,6 +12,8 @@ use docklet_types::view::{HostView, NodeView};
 pub struct HostsPage {
     pub shell: Shell,
     pub hosts: Vec<HostView>,
+    /// The masters that are at work; shown where there are several.
+    pub masters: Vec<MasterView>,
     /// What to type on a machine that shall become a host.
     pub join_command: String,
 }

@@ -10,6 +10,7 @@ use super::flash::{self, Done};
 use super::{go, page, shell};
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
+use crate::app::masters::Masters;
 use crate::auth::Actor;
 use crate::http::hosts::HostPath;
 use crate::http::idempotency::Idempotency;
@@ -22,11 +23,21 @@ const JOIN: &str = "sudo ./prepare.sh && sudo docklet-worker start";
 ///
 /// # Errors
 /// `not_allowed`
-pub async fn list(request: HttpRequest, actor: Actor, hosts: web::Data<Hosts>) -> Result<HttpResponse, ApiError> {
+pub async fn list(
+    request: HttpRequest,
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    masters: web::Data<Masters>,
+) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
     page(
         StatusCode::OK,
-        &HostsPage { shell: shell(&request, &actor, Nav::Hosts), hosts: hosts.list(), join_command: JOIN.to_owned() },
+        &HostsPage {
+            shell: shell(&request, &actor, Nav::Hosts),
+            hosts: hosts.list(),
+            masters: masters.list(),
+            join_command: JOIN.to_owned(),
+        },
     )
 }
 

@@ -65,9 +65,10 @@ impl Shown<'_> {
         next: &str,
         error: Option<String>,
     ) -> Result<HttpResponse, ApiError> {
-        // Told only while nobody ever signed in; afterwards it would be gossip.
+        // Told only while nobody ever signed in; afterwards it would be gossip. Of several masters one has it.
         let first = self.users.nobody_ever_signed_in().await.unwrap_or(false);
-        let first_password_file = first.then(|| self.paths.generated_password().display().to_string());
+        let file = self.paths.generated_password();
+        let first_password_file = (first && file.exists()).then(|| file.display().to_string());
         let next = if checked(next) == "/" { String::new() } else { next.to_owned() };
         let mut response = page(
             status,

@@ -30,6 +30,7 @@ async fn leftovers(site: &Site) -> Vec<String> {
                 Key::Host(_)
                     | Key::HostSettings(_)
                     | Key::Alive(_)
+                    | Key::Master(_)
                     | Key::HostAlloc(_)
                     | Key::NetworkAlloc
                     | Key::Usage(_)

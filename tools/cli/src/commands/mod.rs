@@ -150,6 +150,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Logs { place, lines } => node::logs(cx, place, lines).await?,
         Command::Image(command) => operator::image(cx, command).await?,
         Command::Host(command) => operator::host(cx, command).await?,
+        Command::Master(command) => operator::master(cx, command).await?,
         Command::User(command) => account::user(cx, command).await?,
         Command::Completion { shell } => completion(shell)?,
         Command::Man { directory } => clap_mangen::generate_to(Cli::command(), &directory)

@@ -1,9 +1,9 @@
-//! What the installation offers: images and hosts.
+//! What the installation offers: images, hosts and masters.
 
 use docklet_types::host::CheckOutcome;
-use docklet_types::view::{ChangeHost, HostView, ImageView};
+use docklet_types::view::{ChangeHost, HostView, ImageView, MasterView};
 
-use crate::args::{HostCommand, ImageCommand};
+use crate::args::{HostCommand, ImageCommand, MasterCommand};
 use crate::commands::Context;
 use crate::failure::Result;
 use crate::output::{self, Style, Value, bytes, column, facts, mib, oneline, show, table};
@@ -65,6 +65,30 @@ pub async fn host(cx: &Context, command: HostCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+pub async fn master(cx: &Context, command: MasterCommand) -> Result<()> {
+    let MasterCommand::List = command;
+    let masters = cx.client()?.masters().await?;
+    show(cx.global.output, &masters, || master_table(&masters, cx.style()));
+    Ok(())
+}
+
+fn master_table(masters: &[MasterView], style: Style) -> String {
+    let columns = [column("MASTER"), column("ADDRESS"), column("UP").spare(1), column("VERSION").spare(2)];
+    let now = jiff::Timestamp::now();
+    let rows: Vec<Vec<Value>> = masters
+        .iter()
+        .map(|m| {
+            vec![
+                if m.here { format!("{} (answers)", m.name) } else { m.name.clone() }.into(),
+                m.address.clone().into(),
+                output::age(&m.started_at, now).into(),
+                m.version.clone().into(),
+            ]
+        })
+        .collect();
+    table(&columns, &rows, style)
 }
 
 fn host_table(hosts: &[HostView], style: Style) -> String {
