@@ -109,8 +109,10 @@ async fn blocks_of_ids_are_never_shared_and_never_used_again(db: Db, other: Db) 
 
 async fn a_name_is_taken_once(db: Db, other: Db) {
     let wanted = name("ada");
-    let (one, two) =
-        tokio::join!(db.create_user(&wanted, "h", Role::User, now()), other.create_user(&wanted, "h", Role::User, now()));
+    let (one, two) = tokio::join!(
+        db.create_user(&wanted, "h", Role::User, now()),
+        other.create_user(&wanted, "h", Role::User, now())
+    );
     let taken = [&one, &two].iter().filter(|r| matches!(r, Err(CreateUserError::Taken))).count();
     assert_eq!(taken, 1, "{one:?} {two:?}");
     assert_eq!(db.user_by_name(&wanted).await.unwrap().unwrap().theme, Theme::Auto);
@@ -222,7 +224,10 @@ async fn a_claim_that_is_kept_is_not_abandoned(db: Db, other: Db) {
     db.finish_idempotent(ada.id, "k", 200, "{}").await.unwrap();
     // Too late: what is finished is not worked on.
     db.keep_claim(ada.id, "k", at.plus_seconds(2 * KEPT_SECONDS)).await.unwrap();
-    assert_eq!(other.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS * 2)).await.unwrap(), Claim::Fresh);
+    assert_eq!(
+        other.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS * 2)).await.unwrap(),
+        Claim::Fresh
+    );
 }
 
 async fn history_keeps_the_first_outcome_and_goes_with_its_owner(db: Db, other: Db) {

@@ -217,7 +217,8 @@ impl History {
             self.known.write().entry(operation.id).or_insert_with(|| Known::new(operation));
         }
         self.catch_up().await?;
-        let in_force: HashSet<OperationId> = self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
+        let in_force: HashSet<OperationId> =
+            self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
         self.known.write().retain(|id, known| known.operation.ended_at.is_none() || in_force.contains(id));
         self.lost.write().retain(|id| in_force.contains(id));
         self.tell();

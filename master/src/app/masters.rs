@@ -47,8 +47,7 @@ impl Masters {
     /// The description has no JSON form.
     pub fn show_up(&self, store: Arc<dyn Store>, keys: &Keys) -> Result<Held, StoreError> {
         let key = keys.write(&Key::Master(self.here.name.clone()));
-        let value = serde_json::to_vec(&self.here)
-            .map_err(|source| StoreError::Encode { key: key.clone(), source })?;
+        let value = serde_json::to_vec(&self.here).map_err(|source| StoreError::Encode { key: key.clone(), source })?;
         Ok(Held::start(store, key, value, LEASE))
     }
 

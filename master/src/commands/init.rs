@@ -41,7 +41,9 @@ const BATCH: usize = 100;
 enum InitError {
     #[error("it runs (process {0}); stop it first: docklet-master stop")]
     Running(i32),
-    #[error("there is already a system in {0}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history")]
+    #[error(
+        "there is already a system in {0}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history"
+    )]
     Exists(String),
     #[error("other masters of it run: {}. Stop them first (docklet-master stop, there)", .0.iter().map(HostName::as_str).collect::<Vec<_>>().join(", "))]
     OtherMasters(Vec<HostName>),

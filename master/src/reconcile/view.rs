@@ -32,8 +32,7 @@ impl ClusterView {
     /// Where the store does not answer.
     pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
         let prefix = keys.root().to_owned();
-        let fold =
-            Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), held: HashSet::new() };
+        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), held: HashSet::new() };
         Ok(Arc::new(Self {
             mirror: Mirror::start(store, prefix, fold).await?,
             waiting: RwLock::default(),

@@ -4,6 +4,8 @@
 
 mod api;
 mod membership;
+#[path = "../../db/tests/support/postgres.rs"]
+mod postgres;
 mod proxy;
 
 /// Waits until it holds.

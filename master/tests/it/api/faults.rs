@@ -118,7 +118,7 @@ async fn a_master_that_comes_back_knows_everything() {
     site.host.sleep(true).await;
     ada.create("demo", 2).await.ok::<VclusterView>(202);
     // The first one dies while the create runs.
-    site.assembly.take().unwrap().stop().await;
+    site.master.assembly.take().unwrap().stop().await;
     let master = second(&site).await;
     site.host.sleep(false).await;
     let (owner, name) = ("ada".parse().unwrap(), "demo".parse().unwrap());

@@ -127,13 +127,13 @@ async fn one_address_is_slowed_down() {
 }
 
 /// The stream's next bytes, or `None` at its end.
-async fn open_stream(user: &User) -> reqwest::Response {
+pub async fn open_stream(user: &User) -> reqwest::Response {
     let response = user.request(Method::GET, "/api/v1/events").send().await.unwrap();
     assert_eq!(response.status(), 200);
     response
 }
 
-async fn ends(mut stream: reqwest::Response) -> Duration {
+pub async fn ends(mut stream: reqwest::Response) -> Duration {
     let started = Instant::now();
     tokio::time::timeout(Duration::from_secs(5), async { while let Ok(Some(_)) = stream.chunk().await {} })
         .await

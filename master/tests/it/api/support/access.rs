@@ -18,6 +18,8 @@ pub struct FakeAccess {
     pub execs: AtomicUsize,
     /// The exit code of the next command.
     pub exit_code: Mutex<i32>,
+    /// What commands print; what they were asked, where empty.
+    pub prints: Mutex<String>,
     /// Streams that terminals got; the other end is kept here.
     pub terminals: Mutex<Vec<tokio::io::DuplexStream>>,
 }
@@ -67,9 +69,10 @@ impl NodeAccess for FakeAccess {
         self.up()?;
         self.execs.fetch_add(1, Ordering::SeqCst);
         let exit_code = *self.exit_code.lock().unwrap();
+        let prints = self.prints.lock().unwrap().clone();
         Ok(ExecOutput {
             exit_code,
-            stdout: format!("{}{stdin}\n", argv.join(" ")),
+            stdout: if prints.is_empty() { format!("{}{stdin}\n", argv.join(" ")) } else { prints },
             stderr: String::new(),
             truncated: false,
         })

@@ -1,7 +1,6 @@
 //! A host that reads its plans and reports what it was told to do as done, or as failed at a step.
 
 use docklet_store::keys::{Key, Keys};
-use docklet_store::memory::MemoryStore;
 use docklet_store::{Compare, Store, Txn};
 use docklet_types::host::{Capacity, HostReport};
 use docklet_types::name::HostName;
@@ -20,7 +19,7 @@ struct Mood {
 }
 
 pub struct FakeHost {
-    store: MemoryStore,
+    store: Arc<dyn Store>,
     keys: Keys,
     name: HostName,
     mood: Arc<Mutex<Mood>>,
@@ -34,7 +33,7 @@ impl Drop for FakeHost {
 }
 
 impl FakeHost {
-    pub async fn start(store: MemoryStore, keys: Keys, name: &str) -> Self {
+    pub async fn start(store: Arc<dyn Store>, keys: Keys, name: &str) -> Self {
         let name: HostName = name.parse().unwrap();
         let report = HostReport {
             name: name.clone(),
@@ -82,7 +81,7 @@ impl FakeHost {
 }
 
 struct Worker {
-    store: MemoryStore,
+    store: Arc<dyn Store>,
     keys: Keys,
     name: HostName,
     mood: Arc<Mutex<Mood>>,

@@ -12,6 +12,7 @@ use docklet_master::assembly::Assembly;
 use docklet_master::auth::passwords::{Password, hash_now};
 use docklet_master::http::server;
 use docklet_master_db::Db;
+use docklet_store::Store;
 use docklet_store::keys::Keys;
 use docklet_store::memory::MemoryStore;
 use docklet_types::config::Config;
@@ -28,6 +29,20 @@ use self::host::FakeHost;
 
 pub const PASSWORD: &str = "correct horse";
 
+/// What serves, and where.
+pub struct Master {
+    pub url: String,
+    pub assembly: Option<Assembly>,
+    server: actix_web::dev::ServerHandle,
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // Without waiting: the runtime that would carry the wait ends with the test.
+        drop(self.server.stop(false));
+    }
+}
+
 pub struct Site {
     pub url: String,
     pub store: MemoryStore,
@@ -36,17 +51,9 @@ pub struct Site {
     pub access: Arc<FakeAccess>,
     pub host: FakeHost,
     pub http: reqwest::Client,
-    pub assembly: Option<Assembly>,
+    pub master: Master,
     pub config: Config,
-    server: actix_web::dev::ServerHandle,
     pub dir: TempDir,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Without waiting: the runtime that would carry the wait ends with the test.
-        drop(self.server.stop(false));
-    }
 }
 
 /// Writes an OCI layout with one layer.
@@ -78,27 +85,50 @@ pub async fn site() -> Site {
 }
 
 pub async fn site_with(extra: &str) -> Site {
+    let dir = directory();
+    let db = Db::open_file(&dir.path().join("local/master/docklet.db")).await.unwrap();
+    site_over(dir, db, extra).await
+}
+
+/// Where a site's files are, with its images.
+pub fn directory() -> TempDir {
     // Unix sockets below the prefix bound its length.
     let dir = tempfile::Builder::new().prefix("dk").tempdir_in("/tmp").unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let config = config(dir.path(), port, extra);
     for image in ["base", "small"] {
         write_image(&dir.path().join("global/images"), image);
     }
-    let db = Db::open_file(&dir.path().join("local/master/docklet.db")).await.unwrap();
+    dir
+}
+
+/// Serves on a free port of the loopback.
+pub async fn master(
+    dir: &Path,
+    extra: &str,
+    db: Db,
+    store: Arc<dyn Store>,
+    access: Arc<FakeAccess>,
+) -> (Master, Config) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = config(dir, port, extra);
+    let assembly = Assembly::start(&config, db, store, access).await.unwrap();
+    let running = server::serve(assembly.parts.clone(), listener).unwrap();
+    let server = running.handle();
+    tokio::spawn(running);
+    (Master { url: format!("http://localhost:{port}"), assembly: Some(assembly), server }, config)
+}
+
+/// A site with root, ada and bob in an empty database.
+pub async fn site_over(dir: TempDir, db: Db, extra: &str) -> Site {
     let hash = hash_now(&Password::parse(PASSWORD).unwrap()).unwrap();
     for (name, role) in [("root", Role::Admin), ("ada", Role::User), ("bob", Role::User)] {
         db.create_user(&name.parse().unwrap(), &hash, role, Micros::now()).await.unwrap();
     }
     let store = MemoryStore::new();
-    let keys = Keys::new(&config.cluster_name);
     let access = Arc::new(FakeAccess::default());
-    let assembly = Assembly::start(&config, db.clone(), Arc::new(store.clone()), access.clone()).await.unwrap();
-    let running = server::serve(assembly.parts.clone(), listener).unwrap();
-    let handle = running.handle();
-    tokio::spawn(running);
-    let host = FakeHost::start(store.clone(), keys.clone(), "h1").await;
+    let (master, config) = master(dir.path(), extra, db.clone(), Arc::new(store.clone()), access.clone()).await;
+    let keys = Keys::new(&config.cluster_name);
+    let host = FakeHost::start(Arc::new(store.clone()), keys.clone(), "h1").await;
     // reqwest speaks TLS where another crate of the workspace asks it to, and then wants to be told with what.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder()
@@ -106,8 +136,7 @@ pub async fn site_with(extra: &str) -> Site {
         .timeout(Duration::from_secs(60))
         .build()
         .unwrap();
-    let url = format!("http://localhost:{port}");
-    Site { url, store, keys, db, access, host, http, assembly: Some(assembly), config, server: handle, dir }
+    Site { url: master.url.clone(), store, keys, db, access, host, http, master, config, dir }
 }
 
 /// An answer, read whole.
@@ -171,6 +200,12 @@ impl Site {
 }
 
 impl User {
+    /// The same user at another master.
+    #[must_use]
+    pub fn at(&self, master: &Master) -> Self {
+        Self { url: master.url.clone(), ..self.clone() }
+    }
+
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.url));
         match &self.token {
