@@ -100,7 +100,15 @@ pub async fn audit(
     Ok(Audit { host: name.clone(), plans_from, objects: objects.len(), findings: found })
 }
 
-async fn known_to_store(store: &dyn Store, keys: &Keys, host: &HostName) -> Result<(Known, Vec<Finding>), StoreError> {
+/// What the plans in the store name, and reports that belong to none.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn known_to_store(
+    store: &dyn Store,
+    keys: &Keys,
+    host: &HostName,
+) -> Result<(Known, Vec<Finding>), StoreError> {
     let reports = store.list(&keys.reports_of(host)).await?;
     let mut known = Known::default();
     for entry in store.list(&keys.plans_of(host)).await?.entries {

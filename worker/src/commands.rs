@@ -18,8 +18,9 @@ use docklet_types::paths::Paths;
 use docklet_worker::audit::audit;
 use docklet_worker::{Settings, machine, membership};
 use docklet_worker_host::linux::{LinuxHost, helper, image};
-use docklet_worker_host::{Containers, Disks, HostError, Machine, Networks};
+use docklet_worker_host::{HostError, Machine, Networks};
 
+mod remove;
 mod run;
 
 const NAME: &str = "docklet-worker";
@@ -67,6 +68,11 @@ enum Command {
     Audit {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
+    },
+    /// Remove nodes and networks that no plan names, by the ids that `audit` tells. What is on their disks is lost
+    Remove {
+        #[arg(required = true)]
+        ids: Vec<String>,
     },
     /// Stop and remove every node of this host, its network and its pool's mount. What users stored in ~/nfs stays
     Uninstall {
@@ -206,6 +212,10 @@ fn execute(arguments: Arguments) -> Outcome {
             must_be_root()?;
             runtime()?.block_on(audit_host(&loaded, paths, output))
         }
+        Command::Remove { ids } => {
+            must_be_root()?;
+            runtime()?.block_on(remove::remove(&loaded, paths, &ids))
+        }
         Command::Uninstall { yes } => {
             must_be_root()?;
             if let Status::Running { pid } = program.status().map_err(failed)? {
@@ -327,8 +337,7 @@ async fn uninstall(host: &LinuxHost, yes: bool) -> Outcome {
     }
     let mut errors: Vec<HostError> = Vec::new();
     for id in seen.nodes.keys() {
-        let removed = [host.stop(*id, Duration::ZERO).await, host.remove_port(*id).await, host.remove_disk(*id).await];
-        errors.extend(removed.into_iter().filter_map(Result::err));
+        errors.extend(remove::remove_node(host, *id).await);
     }
     for id in seen.vclusters.keys() {
         errors.extend(host.remove_vcluster(*id).await.err());

@@ -2,8 +2,8 @@
 
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs, MasterView, Me,
-    NodeView, OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
+    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs,
+    MasterView, Me, NodeView, OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;

@@ -11,10 +11,10 @@ const run = promisify(execFile);
 export const PREFIX = process.env.DOCKLET_E2E_PREFIX ?? '/opt/docklet-e2e';
 export const PORT = 18000;
 export const PORTAL = `http://localhost:${PORT}`;
-const CONF = `${PREFIX}/docklet.conf`;
+export const CONF = `${PREFIX}/docklet.conf`;
 const IMAGES = process.env.DOCKLET_E2E_IMAGES ?? '/opt/docklet/global/images';
 
-const SETTINGS = `CLUSTER_NAME=e2e
+export const SETTINGS = `CLUSTER_NAME=e2e
 FS_PREFIX=${PREFIX}
 STORAGE=file
 DISKPOOL_SIZE=16384
@@ -58,7 +58,7 @@ export async function must(program, args, options) {
 
 export const master = (...args) => must('docklet-master', ['--config', CONF, ...args]);
 export const worker = (...args) => must('docklet-worker', ['--config', CONF, ...args]);
-export const audit = () => command('docklet-worker', ['--config', CONF, 'audit']);
+export const audit = (...options) => command('docklet-worker', ['--config', CONF, 'audit', ...options]);
 
 export async function up() {
   await down();
@@ -90,8 +90,8 @@ export async function rootPassword() {
   return (await readFile(`${PREFIX}/local/generated_password.txt`, 'utf8')).trim();
 }
 
-export async function signIn(username, password) {
-  const answer = await fetch(`${PORTAL}/api/v1/sessions`, {
+export async function signIn(username, password, portal = PORTAL) {
+  const answer = await fetch(`${portal}/api/v1/sessions`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ username, password }),
@@ -101,11 +101,12 @@ export async function signIn(username, password) {
 }
 
 // The REST API as one user.
-export function api(token) {
-  return async (method, path, body) => {
-    const answer = await fetch(`${PORTAL}/api/v1${path}`, {
+export function api(token, portal = PORTAL) {
+  return async (method, path, body, headers = {}) => {
+    const answer = await fetch(`${portal}/api/v1${path}`, {
       method,
       headers: {
+        ...headers,
         ...(token ? { authorization: `Bearer ${token}` } : {}),
         ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       },

@@ -13,6 +13,7 @@ use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::{Digest, ImageRef};
 use docklet_types::kernel_names;
 use docklet_types::name::NodeName;
+use docklet_types::net::Subnet;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::report::Reason;
 use parking_lot::Mutex;
@@ -98,6 +99,7 @@ impl FakeNode {
 /// One vcluster's share of the fake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FakeVcluster {
+    pub subnet: Subnet,
     pub bridge: bool,
     pub generation: u64,
     /// Node names by address, as the hosts file has them.
@@ -317,9 +319,12 @@ impl Networks for FakeHost {
     async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()> {
         self.enter(Op::EnsureVcluster, None).await?;
         let hosts = vcluster.peers.iter().map(|p| (p.ip, p.name.clone())).collect();
-        self.state()
-            .vclusters
-            .insert(vcluster.id, FakeVcluster { bridge: true, generation: vcluster.generation, hosts });
+        let (subnet, mut state) = (vcluster.network.subnet, self.state());
+        if state.vclusters.iter().any(|(id, other)| *id != vcluster.id && other.subnet.contains(subnet.gateway())) {
+            return Err(HostError::new("network_in_use", format!("{subnet} is in use by another vcluster.")));
+        }
+        let made = FakeVcluster { subnet, bridge: true, generation: vcluster.generation, hosts };
+        state.vclusters.insert(vcluster.id, made);
         Ok(())
     }
 

@@ -283,7 +283,10 @@ impl Networks for LinuxHost {
         self.inner.firewall.add_bridge(&bridge).await.map_err(|e| fail(&e))?;
         // Room for a tunnel from the start: a vcluster may spread over hosts later, and its nodes keep what they have.
         let mtu = mtu - tunnel::OVERHEAD;
-        network::ensure_bridge(vcluster.id, vcluster.network.subnet, mtu).await.map_err(|e| fail(&e))?;
+        network::ensure_bridge(vcluster.id, vcluster.network.subnet, mtu).await.map_err(|e| match &e {
+            network::NetworkError::Taken { .. } => failed("network_in_use", &what, &e),
+            _ => fail(&e),
+        })?;
         let address = network::underlay_address(self.inner.network_device.as_deref());
         let state = self.inner.paths.vcluster_state(vcluster.id);
         tunnel::ensure(vcluster, address, &state).await.map_err(|e| fail(&e))?;

@@ -23,6 +23,8 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    #[error("{subnet} is in use on {link}, which is another vcluster's")]
+    Taken { subnet: Subnet, link: String },
     #[error("could not write {path}")]
     Write {
         path: String,
@@ -107,9 +109,23 @@ fn bridge_mac(id: VclusterId) -> Vec<u8> {
     vec![0x06, b[11], b[12], b[13], b[14], b[15]]
 }
 
-/// The vcluster's bridge with the gateway's address, up.
+/// The link of ours, other than `own`, that holds addresses of the network.
+fn holder(subnet: Subnet, own: &str) -> Option<String> {
+    let mut addresses = nix::ifaddrs::getifaddrs().ok()?;
+    addresses.find_map(|a| {
+        let ours = a.interface_name.starts_with(kernel_names::LINK_PREFIX) && a.interface_name != own;
+        let ip = a.address?.as_sockaddr_in()?.ip();
+        (ours && subnet.contains(ip)).then_some(a.interface_name)
+    })
+}
+
+/// The vcluster's bridge with the gateway's address, up. A network that another bridge holds is refused: answers from
+/// outside would go to the nodes there. It happens where plans were restored from before that vcluster.
 pub async fn ensure_bridge(id: VclusterId, subnet: Subnet, mtu: u32) -> Result<(), NetworkError> {
     let name = kernel_names::bridge(id);
+    if let Some(link) = holder(subnet, &name) {
+        return Err(NetworkError::Taken { subnet, link });
+    }
     let netlink = Netlink::open()?;
     let links = netlink.handle.link();
     if link_index(&name).is_none() {

@@ -44,6 +44,20 @@ pub async fn a_node_lives_and_dies(world: &World) {
     world.assert_clean().await;
 }
 
+/// A vcluster that no plan names any more keeps its network until it is taken away.
+pub async fn a_network_that_is_in_use_is_not_given_twice(world: &World) {
+    let (left, _) = cluster(world, 0, 1);
+    let (mut next, _) = cluster(world, 1, 1);
+    next.network = left.network;
+    let host = &world.host;
+    host.ensure_vcluster(&left).await.unwrap();
+    assert_eq!(host.ensure_vcluster(&next).await.unwrap_err().code(), "network_in_use");
+    host.remove_vcluster(left.id).await.unwrap();
+    host.ensure_vcluster(&next).await.unwrap();
+    host.remove_vcluster(next.id).await.unwrap();
+    world.assert_clean().await;
+}
+
 /// "Already so" is success, both ways.
 pub async fn everything_may_be_asked_twice(world: &World) {
     let (vcluster, nodes) = cluster(world, 0, 1);
@@ -377,6 +391,7 @@ macro_rules! on_both {
 
 on_both! {
     a_node_lives_and_dies,
+    a_network_that_is_in_use_is_not_given_twice,
     everything_may_be_asked_twice,
     a_stopped_node_starts_again,
     the_end_of_a_node_is_noticed,
