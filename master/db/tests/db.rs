@@ -34,7 +34,7 @@ macro_rules! promises {
 
         #[tokio::test(flavor = "multi_thread")]
         async fn on_postgresql() {
-            let server = Postgres::start();
+            let server = Postgres::start().await;
             $({
                 println!("{}", stringify!($name));
                 let url = server.database(stringify!($name));
@@ -323,7 +323,7 @@ async fn two_masters_do_not_stand_in_each_others_way(db: Db, other: Db) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_that_start_at_once_make_the_tables_once() {
-    let server = Postgres::start();
+    let server = Postgres::start().await;
     for round in 0..3 {
         let url = server.database(&format!("round{round}"));
         let tasks: Vec<_> = (0..4)

@@ -39,7 +39,7 @@ fn user() -> (u32, u32) {
 }
 
 impl Postgres {
-    pub fn start() -> Self {
+    pub async fn start() -> Self {
         let programs = programs();
         let dir = tempfile::Builder::new().prefix("dkpg").tempdir_in("/tmp").unwrap();
         // It ends with the test, however that ends.
@@ -77,7 +77,7 @@ impl Postgres {
         while !postgres.client("pg_isready").output().unwrap().status.success() {
             let log = || std::fs::read_to_string(postgres.dir.path().join("log")).unwrap_or_default();
             assert!(Instant::now() < deadline, "PostgreSQL does not start:\n{}", log());
-            std::thread::sleep(Duration::from_millis(20));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         postgres
     }

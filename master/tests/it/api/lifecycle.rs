@@ -268,7 +268,11 @@ async fn commands_logs_and_apps() {
     site.access.listening.store(true, Ordering::SeqCst);
     app(AppStatus::Running)(ada.get(&format!("{node}/apps/jupyter")).await.ok(200));
     app(AppStatus::Running)(ada.act(&format!("{node}/apps/jupyter")).await.ok(200));
-    assert_eq!(site.access.execs.load(Ordering::SeqCst), 2, "one command, one start");
+    assert_eq!(
+        site.access.execs.load(Ordering::SeqCst),
+        3,
+        "one command, one start, and whether another had started it"
+    );
     ada.act(&format!("{node}/apps/telnet")).await.problem(404, "not_found");
 
     site.access.listening.store(false, Ordering::SeqCst);

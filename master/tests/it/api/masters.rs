@@ -23,7 +23,7 @@ struct Pair {
 }
 
 async fn pair() -> Pair {
-    let postgres = Postgres::start();
+    let postgres = Postgres::start().await;
     let url = postgres.database("docklet");
     let (one, two) = tokio::join!(Db::open_url(&url), Db::open_url(&url));
     let site = site_over(directory(), one.unwrap(), "HOST_NAME=front1").await;
