@@ -95,6 +95,7 @@ impl Vclusters {
             spec.changed_at = Micros::now();
             spec.operation = OperationId::from_uuid(Uuid::now_v7());
             let txn = self.transaction(&spec, &present).map_err(ChangeError::Store)?;
+            self.history.settle(present.spec.operation).await;
             self.note(actor, &spec, action.as_str()).await.map_err(ChangeError::Db)?;
             match self.store.txn(txn).await {
                 Ok(Outcome::Committed { revision }) => {

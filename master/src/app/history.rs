@@ -203,11 +203,23 @@ impl History {
     async fn observe(&self) {
         let open: Vec<Known> =
             self.known.read().values().filter(|known| known.operation.ended_at.is_none()).cloned().collect();
-        for Known { operation, since } in open {
-            let seen = self.view.read(|cluster| judge(cluster, &operation, since.elapsed(), Micros::now()));
-            if let Some(seen) = seen {
-                self.end(operation.id, seen).await;
-            }
+        for known in open {
+            self.observe_one(known).await;
+        }
+    }
+
+    async fn observe_one(&self, Known { operation, since }: Known) {
+        let seen = self.view.read(|cluster| judge(cluster, &operation, since.elapsed(), Micros::now()));
+        if let Some(seen) = seen {
+            self.end(operation.id, seen).await;
+        }
+    }
+
+    /// Notes the end of a change that was seen, before another takes its place: what is done was not superseded.
+    pub async fn settle(&self, id: OperationId) {
+        let open = self.known.read().get(&id).filter(|known| known.operation.ended_at.is_none()).cloned();
+        if let Some(known) = open {
+            self.observe_one(known).await;
         }
     }
 
