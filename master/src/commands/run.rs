@@ -10,7 +10,6 @@ use docklet_master_db::{Db, DbError, OpenError};
 use docklet_identity::tls::Tls;
 use docklet_store::patient::PatientEtcd;
 use docklet_types::config::Config;
-use docklet_types::name::HostName;
 use docklet_types::paths::Paths;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -115,7 +114,7 @@ async fn until_told(
     etcd: &mut LocalEtcd,
 ) -> Result<(), RunError> {
     let store = Arc::new(PatientEtcd::new(config.etcd.clone(), paths.master_identity()));
-    let host = config.host_name.clone().unwrap_or_else(this_machine);
+    let host = docklet_daemon::config::host_name(config.host_name.as_ref());
     let mut membership = match etcd.take_authority() {
         Some(authority) => membership::start(config, paths, Arc::clone(&store), authority, host.clone())
             .await
@@ -141,11 +140,6 @@ async fn until_told(
     assembly.stop().await;
     membership.shutdown().await;
     done
-}
-
-/// The name that a worker of this machine has where the configuration gives none.
-fn this_machine() -> HostName {
-    HostName::from_machine(&nix::unistd::gethostname().unwrap_or_default().to_string_lossy())
 }
 
 /// The signals that end the master in good order.

@@ -2,7 +2,7 @@
 // a host that is cut off is shown so, keeps its nodes, and comes back as it was.
 
 import assert from 'node:assert/strict';
-import { readFile, readdir } from 'node:fs/promises';
+import { readFile, readdir, writeFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
 import { command, eventually, must } from '../lib/site.mjs';
@@ -86,15 +86,18 @@ test('commands, logs and shells reach the nodes of every host', async () => {
 
 test('an application of a node of either host is reached through the portal', async () => {
   const hosts = new Set();
+  const jar = `${PREFIX}/cookies`;
+  await writeFile(jar, `localhost\tFALSE\t/\tFALSE\t0\tdocklet_session\t${token}\n`);
   for (const { name, host } of (await json('status', 'demo')).node_list) {
     const start = 'cd /usr/share && (setsid python3 -m http.server 8080 >/dev/null 2>&1 &)';
     assert.equal((await docklet('exec', `demo/${name}`, '--', 'sh', '-c', start)).code, 0);
     hosts.add(host);
+    // As a browser: to the application, to the portal and back with a ticket. It knows *.localhost by itself.
+    const authority = `8080--${name}--demo--root.localhost`;
     const page = async () => {
-      const authority = `8080--${name}--demo--root.localhost:8000`;
       const answer = await inside('master', [
-        'curl', '--silent', '--fail', '--max-time', '5', '--header', `Host: ${authority}`,
-        '--header', `Authorization: Bearer ${token}`, URL,
+        'curl', '--silent', '--location', '--max-time', '5', '--cookie-jar', jar, '--cookie', jar,
+        '--resolve', `${authority}:8000:127.0.0.1`, `http://${authority}:8000/`,
       ]);
       return answer.stdout.includes('Directory listing');
     };

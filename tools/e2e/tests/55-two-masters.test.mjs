@@ -34,12 +34,12 @@ before(async () => {
   await writeFile(SECOND.conf, `${settings.replace(`FS_PREFIX=${PREFIX}`, `FS_PREFIX=${SECOND.prefix}`).replace('PROXY_PORT=18000', 'PROXY_PORT=18010')}HOST_NAME=${SECOND.name}\nDATABASE_URL=${postgres.url}\nUSER_MAX_NODES=12\n`);
   await master(FIRST, 'init');
   // What a second machine has: the shared files, the certificates of etcd. On this one it reaches the same worker.
-  await mkdir(`${SECOND.prefix}/local/etcd`, { recursive: true });
+  await mkdir(`${SECOND.prefix}/local/identity`, { recursive: true });
   await mkdir(`${SECOND.prefix}/local/run`);
   await symlink(`${PREFIX}/global`, `${SECOND.prefix}/global`);
   await symlink(`${PREFIX}/local/run/worker.sock`, `${SECOND.prefix}/local/run/worker.sock`);
-  for (const file of ['ca.crt', 'client.crt', 'client.key']) {
-    await copyFile(`${PREFIX}/local/etcd/${file}`, `${SECOND.prefix}/local/etcd/${file}`);
+  for (const file of ['ca.key', 'ca.crt']) {
+    await copyFile(`${PREFIX}/local/identity/${file}`, `${SECOND.prefix}/local/identity/${file}`);
   }
   await master(SECOND, 'start');
   token = await signIn('root', await rootPassword());

@@ -11,6 +11,7 @@ const SIZE = { cpu: 0.1, memory_mib: 128, disk_mib: 128 };
 const BACKUP = `${PREFIX}/backup`;
 const DATABASE = `${PREFIX}/local/master/docklet.db`;
 const ETCD = `${PREFIX}/local/etcd`;
+const IDENTITY = `${PREFIX}/local/identity`;
 const env = { ETCDCTL_API: '3' };
 
 let root;
@@ -46,8 +47,8 @@ after(async () => {
 });
 
 test('a copy is taken while everything runs', async () => {
-  await must('etcdctl', ['--endpoints', 'https://127.0.0.1:22379', '--cacert', `${ETCD}/ca.crt`, '--cert', `${ETCD}/client.crt`,
-    '--key', `${ETCD}/client.key`, 'snapshot', 'save', `${BACKUP}/etcd.snapshot`], { env });
+  await must('etcdctl', ['--endpoints', 'https://127.0.0.1:22379', '--cacert', `${IDENTITY}/ca.crt`,
+    '--cert', `${IDENTITY}/master.crt`, '--key', `${IDENTITY}/master.key`, 'snapshot', 'save', `${BACKUP}/etcd.snapshot`], { env });
   await must('sqlite3', [DATABASE, `.backup '${BACKUP}/docklet.db'`]);
 });
 

@@ -10,7 +10,7 @@ use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::paths::Paths;
 use docklet_worker::audit::{Known, known_to_store};
 use docklet_worker::machine;
-use docklet_worker::store::PatientEtcd;
+use docklet_store::patient::PatientEtcd;
 use docklet_worker_host::linux::LinuxHost;
 use docklet_worker_host::{Containers, Disks, HostError, Machine, Networks, Observed};
 
@@ -48,7 +48,7 @@ pub(super) async fn remove(loaded: &Loaded, paths: Paths, ids: &[String]) -> Out
     let host = LinuxHost::new(&loaded.config, paths.clone());
     // The host first: a node that is new since then is none of these.
     let seen = host.observe().await.map_err(failed)?;
-    let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.etcd());
+    let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.worker_identity());
     let (known, _) = known_to_store(&store, &Keys::new(&loaded.config.cluster_name), &name).await.map_err(failed)?;
     let mut targets = Vec::new();
     for id in ids {

@@ -136,9 +136,18 @@ impl Agents {
         within: Duration,
     ) -> Result<(AgentReply, Option<NodeStream>), AccessError> {
         let asked = async {
-            match &self.remote {
-                Some((own, remote)) if target.host != *own => remote.ask(target, request).await,
-                _ => self.local.ask(request).await,
+            let elsewhere = self.remote.as_ref().filter(|(own, _)| target.host != *own);
+            match (elsewhere, target.agent) {
+                (Some((_, remote)), Some(address)) => remote.ask(&target.host, address, request).await,
+                // A host that takes no connections of other machines is this one, by whatever name, or out of reach.
+                (Some(_), None) => match self.local.ask(request).await {
+                    Ok((AgentReply::NotRunning, _)) => Err(down(io::Error::new(
+                        io::ErrorKind::AddrNotAvailable,
+                        format!("the host {} takes no connections of masters", target.host),
+                    ))),
+                    other => other,
+                },
+                (None, _) => self.local.ask(request).await,
             }
         };
         timeout(within, asked).await.map_err(|_| AccessError::TimedOut)?

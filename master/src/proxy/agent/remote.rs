@@ -8,12 +8,12 @@ use docklet_identity::message::{self, MessageError};
 use docklet_identity::tls::{Tls, server_name};
 use docklet_types::agent::{AgentReply, AgentRequest, MAX_MESSAGE};
 use docklet_types::join::worker_identity;
+use docklet_types::name::HostName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{AccessError, NodeStream, down};
-use crate::proxy::routes::RouteTarget;
 
 /// See the module.
 pub(super) struct RemoteAgent {
@@ -27,16 +27,11 @@ impl RemoteAgent {
 
     pub(super) async fn ask(
         &self,
-        target: &RouteTarget,
+        host: &HostName,
+        address: SocketAddr,
         request: &AgentRequest,
     ) -> Result<(AgentReply, Option<NodeStream>), AccessError> {
-        let Some(address) = target.agent else {
-            return Err(down(io::Error::new(
-                io::ErrorKind::AddrNotAvailable,
-                format!("the host {} takes no connections of masters", target.host),
-            )));
-        };
-        let mut stream = self.connect(address, &worker_identity(&target.host)).await.map_err(down)?;
+        let mut stream = self.connect(address, &worker_identity(host)).await.map_err(down)?;
         message::write(&mut stream, request, MAX_MESSAGE).await.map_err(broken)?;
         let reply: AgentReply = message::read(&mut stream, MAX_MESSAGE).await.map_err(broken)?;
         let stream = (reply == AgentReply::Stream).then(|| Box::new(stream) as NodeStream);

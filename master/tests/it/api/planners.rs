@@ -60,7 +60,7 @@ async fn etcd() -> (Etcd, EtcdStore) {
             .spawn()
             .expect("Debian's package etcd-server is installed");
         let mut etcd = Etcd { child, _dir: dir };
-        let address = EtcdAddress { members: vec![format!("127.0.0.1:{port}")], certificates: None };
+        let address = EtcdAddress { members: vec![format!("127.0.0.1:{port}")], identity: None };
         let store = EtcdStore::connect(&address).await.unwrap();
         for _ in 0..200 {
             if etcd.child.try_wait().unwrap().is_some() {
