@@ -57,8 +57,9 @@ impl Pages<'_> {
 }
 
 const SIZE: Size = Size { cpu: Cpu::from_millis(1000), memory_mib: 1024, disk_mib: 8192 };
-const QUOTA: QuotaView = QuotaView { nodes: 24, cpu: 24.0, memory_mib: 24 * 1024 };
-const USAGE: UsageView = UsageView { vclusters: 3, nodes: 14, cpu: 14.0, memory_mib: 14 * 1024, disk_mib: 112 * 1024 };
+const QUOTA: QuotaView = QuotaView { nodes: 24, cpu: 24.0, memory_mib: 24 * 1024, ports: 8 };
+const USAGE: UsageView =
+    UsageView { vclusters: 3, nodes: 14, cpu: 14.0, memory_mib: 14 * 1024, disk_mib: 112 * 1024, ports: 0 };
 
 fn vcluster(p: &Pages<'_>, name: &str, status: Status, nodes: u32, ready: u32) -> VclusterView {
     VclusterView {
@@ -159,8 +160,8 @@ fn state(p: &Pages<'_>, view: VclusterView, nodes: Vec<NodeView>, operations: Ve
 fn home_state(p: &Pages<'_>) -> HomeState {
     HomeState {
         vclusters: vec![],
-        usage: UsageView { vclusters: 0, nodes: 0, cpu: 0.0, memory_mib: 0, disk_mib: 0 },
-        quota: Some(QuotaView { nodes: 4, cpu: 4.0, memory_mib: 8192 }),
+        usage: UsageView { vclusters: 0, nodes: 0, cpu: 0.0, memory_mib: 0, disk_mib: 0, ports: 0 },
+        quota: Some(QuotaView { nodes: 4, cpu: 4.0, memory_mib: 8192, ports: 8 }),
         quick: QuickCreate { name: "demo".to_owned(), image: "base".to_owned(), size: SIZE },
         viewer: "alice".to_owned(),
         now: p.now,

@@ -236,7 +236,11 @@ pub fn quota_meters(usage: &UsageView, quota: &QuotaView) -> Html {
         quota.memory_mib as f64,
         &format!("{} of {}", mib(usage.memory_mib), mib(quota.memory_mib)),
     );
-    Html(format!("{nodes}{cpu}{memory}"))
+    let ports =
+        meter("Ports", f64::from(usage.ports), f64::from(quota.ports), &format!("{} of {}", usage.ports, quota.ports));
+    // Most users publish none: no bar for what is not used.
+    let ports = if usage.ports == 0 { String::new() } else { ports.0 };
+    Html(format!("{nodes}{cpu}{memory}{ports}"))
 }
 
 /// A bar that shows a part of a whole, with its meaning in words for those who cannot see it.

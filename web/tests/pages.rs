@@ -22,8 +22,8 @@ use docklet_web::{
 const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&</script>?a=b#c";
 const NOW: Micros = Micros(1_790_000_000_000_000);
 const SIZE: Size = Size { cpu: Cpu::from_millis(500), memory_mib: 1536, disk_mib: 8192 };
-const USAGE: UsageView = UsageView { vclusters: 1, nodes: 2, cpu: 1.0, memory_mib: 3072, disk_mib: 16_384 };
-const QUOTA: QuotaView = QuotaView { nodes: 4, cpu: 4.0, memory_mib: 8192 };
+const USAGE: UsageView = UsageView { vclusters: 1, nodes: 2, cpu: 1.0, memory_mib: 3072, disk_mib: 16_384, ports: 0 };
+const QUOTA: QuotaView = QuotaView { nodes: 4, cpu: 4.0, memory_mib: 8192, ports: 8 };
 
 fn hostile() -> String {
     HOSTILE.to_owned()

@@ -1,9 +1,11 @@
 //! The endpoints, one method each, in the order of the reference: sessions, vclusters, nodes, users, images, hosts.
 
+use docklet_types::port::Protocol;
 use docklet_types::status::Status;
 use docklet_types::view::{
     AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs,
-    MasterView, Me, NodeView, OperationView, ScaleVcluster, Session, SignIn, UserView, VclusterView,
+    MasterView, Me, NodeView, OperationView, PortView, PublishPort, ScaleVcluster, Session, SignIn, UserView,
+    VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -141,6 +143,32 @@ impl Client {
     /// `not_found`; or the server cannot be reached.
     pub async fn nodes(&self, name: &str) -> Result<Vec<NodeView>> {
         self.ask(self.of_owner(Call::new(Method::GET, &["vclusters", name, "nodes"]))).await
+    }
+
+    /// The published ports of a vcluster.
+    ///
+    /// # Errors
+    /// `not_found`; or the server cannot be reached.
+    pub async fn ports(&self, name: &str) -> Result<Vec<PortView>> {
+        self.ask(self.of_owner(Call::new(Method::GET, &["vclusters", name, "ports"]))).await
+    }
+
+    /// Publishes a port of a node.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid`, `over_quota`, `port_taken`; or the server cannot be reached.
+    pub async fn publish(&self, name: &str, request: &PublishPort) -> Result<PortView> {
+        self.ask(self.of_owner(Call::with_body(Method::POST, &["vclusters", name, "ports"], request))).await
+    }
+
+    /// Gives a published port back.
+    ///
+    /// # Errors
+    /// `not_found`; or the server cannot be reached.
+    pub async fn unpublish(&self, name: &str, protocol: Protocol, public_port: u16) -> Result<()> {
+        let public_port = public_port.to_string();
+        let path = ["vclusters", name, "ports", protocol.as_str(), &public_port];
+        self.tell(self.of_owner(Call::new(Method::DELETE, &path))).await.map(drop)
     }
 
     /// Runs a command in a node to its end. It is never sent twice.

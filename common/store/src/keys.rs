@@ -2,6 +2,7 @@
 
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::{ClusterName, HostName, UserName, VclusterName};
+use docklet_types::port::Protocol;
 
 /// A key, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,6 +13,8 @@ pub enum Key {
     Name(UserName, VclusterName),
     /// `usage/<owner>`: the sum over the owner's vclusters.
     Usage(UserName),
+    /// `ports/<protocol>/<public>`: the id of the vcluster that has published it.
+    Port(Protocol, u16),
     /// `networks/<id>`: subnet and VNI of a vcluster.
     Network(VclusterId),
     /// `alloc/networks`: counts allocations of subnets, so that two planners cannot both take one.
@@ -89,6 +92,7 @@ impl Keys {
             Key::Spec(id) => format!("{root}specs/{id}"),
             Key::Name(owner, name) => format!("{root}names/{owner}/{name}"),
             Key::Usage(owner) => format!("{root}usage/{owner}"),
+            Key::Port(protocol, public) => format!("{root}ports/{protocol}/{public}"),
             Key::Network(id) => format!("{root}networks/{id}"),
             Key::NetworkAlloc => format!("{root}alloc/networks"),
             Key::HostAlloc(host) => format!("{root}alloc/hosts/{host}"),
@@ -113,6 +117,7 @@ impl Keys {
             ["specs", id] => Key::Spec(id.parse().ok()?),
             ["names", owner, name] => Key::Name(owner.parse().ok()?, name.parse().ok()?),
             ["usage", owner] => Key::Usage(owner.parse().ok()?),
+            ["ports", protocol, public] => Key::Port(protocol.parse().ok()?, public.parse().ok()?),
             ["networks", id] => Key::Network(id.parse().ok()?),
             ["alloc", "networks"] => Key::NetworkAlloc,
             ["alloc", "hosts", host] => Key::HostAlloc(host.parse().ok()?),
@@ -146,6 +151,7 @@ mod tests {
             Key::Spec(id),
             Key::Name(user.clone(), "demo".parse().unwrap()),
             Key::Usage(user),
+            Key::Port(Protocol::Udp, 10_000),
             Key::Network(id),
             Key::NetworkAlloc,
             Key::HostAlloc(host.clone()),

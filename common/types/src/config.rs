@@ -2,13 +2,14 @@
 //!
 //! Every error names the key and, where it came from the file, the line; all errors are told at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::name::{ClusterName, HostName, ImageName};
-use crate::net::Subnet;
+use crate::net::{Subnet, VXLAN_PORT};
+use crate::port::PortRange;
 use crate::size::Size;
 
 /// How a host stores what nodes write.
@@ -50,6 +51,7 @@ pub struct UserCap {
     pub nodes: u32,
     pub cpu_millis: u64,
     pub memory_mib: u64,
+    pub ports: u32,
 }
 
 /// A whole configuration, checked.
@@ -79,6 +81,8 @@ pub struct Config {
     pub default_image: ImageName,
     pub node_size: Size,
     pub user_cap: UserCap,
+    /// Ports that users may publish.
+    pub public_ports: PortRange,
     pub cpu_overcommit: f64,
     pub memory_overcommit: f64,
     pub disk_overcommit: f64,
@@ -196,6 +200,12 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "USER_MAX_CPU", default: "32", doc: "CPUs that one user may hold." },
     Key { name: "USER_MAX_MEMORY_MIB", default: "65536", doc: "Memory that one user may hold, in MiB." },
+    Key { name: "USER_MAX_PORTS", default: "32", doc: "Ports that one user may publish." },
+    Key {
+        name: "PUBLIC_PORTS",
+        default: "10000-65535",
+        doc: "Ports of the hosts that users may publish ports of their nodes at; from 1024. Docklet's own are left out.",
+    },
     Key { name: "CPU_OVERCOMMIT", default: "16", doc: "CPUs handed out per CPU of a host; from 1." },
     Key {
         name: "MEMORY_OVERCOMMIT",
@@ -445,6 +455,8 @@ fn build(v: &mut Values) -> Option<Config> {
     let max_nodes = v.number("USER_MAX_NODES", 0, 1_000_000);
     let max_cpu = v.number("USER_MAX_CPU", 0.0_f64, 1_000_000.0);
     let max_memory = v.number("USER_MAX_MEMORY_MIB", 0, u64::from(u32::MAX));
+    let max_ports = v.number("USER_MAX_PORTS", 0, u32::from(u16::MAX));
+    let public_ports = v.parse("PUBLIC_PORTS", |t| t.parse().map_err(|e| format!("{e}")));
     let cpu_overcommit = v.number("CPU_OVERCOMMIT", 1.0, 1000.0);
     let memory_overcommit = v.number("MEMORY_OVERCOMMIT", 1.0, 1000.0);
     let disk_overcommit = v.number("DISK_OVERCOMMIT", 1.0, 1000.0);
@@ -474,7 +486,9 @@ fn build(v: &mut Values) -> Option<Config> {
             nodes: max_nodes?,
             cpu_millis: (f64::round(max_cpu? * 1000.0)) as u64,
             memory_mib: max_memory?,
+            ports: max_ports?,
         },
+        public_ports: public_ports?,
         cpu_overcommit: cpu_overcommit?,
         memory_overcommit: memory_overcommit?,
         disk_overcommit: disk_overcommit?,
@@ -516,6 +530,14 @@ impl Config {
         }
         let port = self.etcd.first().and_then(|m| m.rsplit_once(':')).map_or("2379", |(_, port)| port);
         vec![std::net::SocketAddr::new(self.master_ip, port.parse().unwrap_or(2379)).to_string()]
+    }
+
+    /// Ports that Docklet itself uses on one host or another: portal, master, worker, etcd with its peers, tunnels.
+    #[must_use]
+    pub fn own_ports(&self) -> BTreeSet<u16> {
+        let etcd = self.etcd.iter().filter_map(|m| m.rsplit_once(':')?.1.parse::<u16>().ok());
+        let etcd = etcd.flat_map(|port| [port, port.saturating_add(1)]);
+        [self.proxy_port, self.master_port, self.worker_port, VXLAN_PORT].into_iter().chain(etcd).collect()
     }
 
     /// Whether the only etcd member is on this machine, so that the master may start one.

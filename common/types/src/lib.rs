@@ -15,6 +15,7 @@ pub mod name;
 pub mod net;
 pub mod paths;
 pub mod plan;
+pub mod port;
 pub mod problem;
 pub mod report;
 pub mod size;

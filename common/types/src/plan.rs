@@ -8,6 +8,7 @@ use crate::id::{IdRange, NodeId, VclusterId};
 use crate::image::ImageRef;
 use crate::name::{HostName, NodeName, UserName, VclusterName};
 use crate::net::{Mac, Subnet};
+use crate::port::Forward;
 use crate::size::Size;
 use crate::spec::{VclusterKeys, Wanted};
 
@@ -47,6 +48,9 @@ pub struct VclusterPlan {
     /// Where the hosts of the peers are reached, as far as they have said so.
     #[serde(default)]
     pub hosts: BTreeMap<HostName, Ipv4Addr>,
+    /// Public ports of this host that lead to its nodes.
+    #[serde(default)]
+    pub forwards: Vec<Forward>,
     pub keys: VclusterKeys,
 }
 

@@ -62,6 +62,8 @@ codes! {
     MethodNotAllowed = 405, "This method is not supported here";
     Timeout = 408, "It did not happen in time";
     NameTaken = 409, "The name is taken";
+    /// Another vcluster has that public port.
+    PortTaken = 409, "The port is taken";
     Conflict = 409, "Something else changed it at the same time";
     /// The object is in a state that does not allow this.
     WrongState = 409, "This is not possible in its present state";

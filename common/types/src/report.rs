@@ -5,6 +5,7 @@ use std::fmt;
 use utoipa::ToSchema;
 
 use crate::id::{NodeId, VclusterId};
+use crate::port::Forward;
 use crate::time::Micros;
 
 /// One node as last observed. Key: `reports/<host>/nodes/<id>`.
@@ -51,6 +52,9 @@ pub struct VclusterReport {
     pub generation: u64,
     pub present: bool,
     pub reason: Option<Reason>,
+    /// Published ports that the host itself uses, so that they lead nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Forward>,
     pub at: Micros,
 }
 

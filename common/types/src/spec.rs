@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{IdRange, NodeId, OperationId, VclusterId};
 use crate::image::ImageRef;
 use crate::name::{NodeName, UserName, VclusterName};
+use crate::port::PortMapping;
 use crate::size::Size;
 use crate::time::Micros;
 
@@ -55,6 +56,9 @@ pub struct VclusterSpec {
     pub size: Size,
     /// In order of creation.
     pub nodes: Vec<NodeSpec>,
+    /// Published ports of its nodes, each with a key of its own (`ports/<protocol>/<public>`); none once it is to go.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
     pub wanted: Wanted,
     /// Counts changes of this spec, from 1.
     pub generation: u64,
@@ -86,9 +90,19 @@ pub struct Usage {
     pub cpu_millis: u64,
     pub memory_mib: u64,
     pub disk_mib: u64,
+    /// Published ports.
+    #[serde(default)]
+    pub ports: u32,
 }
 
 impl Usage {
+    /// What a vcluster takes, itself included.
+    #[must_use]
+    pub fn of(spec: &VclusterSpec) -> Self {
+        let ports = u32::try_from(spec.ports.len()).unwrap_or(u32::MAX);
+        Self { vclusters: 1, ports, ..Self::of_nodes(&spec.nodes) }
+    }
+
     /// What these nodes take.
     #[must_use]
     pub fn of_nodes(nodes: &[NodeSpec]) -> Self {
@@ -98,6 +112,7 @@ impl Usage {
             cpu_millis: sum.cpu_millis + u64::from(node.size.cpu.millis()),
             memory_mib: sum.memory_mib + u64::from(node.size.memory_mib),
             disk_mib: sum.disk_mib + u64::from(node.size.disk_mib),
+            ports: 0,
         })
     }
 
@@ -109,6 +124,7 @@ impl Usage {
             cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
             memory_mib: self.memory_mib.saturating_add(other.memory_mib),
             disk_mib: self.disk_mib.saturating_add(other.disk_mib),
+            ports: self.ports.saturating_add(other.ports),
         }
     }
 
@@ -120,6 +136,7 @@ impl Usage {
             cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
             memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
             disk_mib: self.disk_mib.saturating_sub(other.disk_mib),
+            ports: self.ports.saturating_sub(other.ports),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::host::{Capacity, Check};
+use crate::port::Protocol;
 use crate::report::{Reason, Step};
 use crate::size::Size;
 use crate::status::Status;
@@ -52,6 +53,8 @@ pub struct UsageView {
     pub cpu: f64,
     pub memory_mib: u64,
     pub disk_mib: u64,
+    /// Published ports.
+    pub ports: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -59,6 +62,8 @@ pub struct QuotaView {
     pub nodes: u32,
     pub cpu: f64,
     pub memory_mib: u64,
+    /// Published ports.
+    pub ports: u32,
 }
 
 /// `POST /api/v1/vclusters`
@@ -166,6 +171,39 @@ pub struct NodeView {
     pub size: Size,
     /// From the plan to ready, of the last start.
     pub ready_millis: Option<u64>,
+}
+
+/// `POST /api/v1/vclusters/{name}/ports`: publishes a port of a node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishPort {
+    #[schema(example = "node1")]
+    pub node: String,
+    /// Where the node listens, from 1 to 65535.
+    #[schema(example = 80)]
+    pub port: i64,
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The port of the host; a free one where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_port: Option<i64>,
+}
+
+/// A published port, and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortView {
+    pub node: String,
+    pub protocol: Protocol,
+    /// In the node.
+    pub port: u16,
+    /// On the host.
+    pub public_port: u16,
+    /// The host that holds the node now; absent while it has no place.
+    pub host: Option<String>,
+    /// The host's address; absent while it is not known.
+    pub address: Option<String>,
+    /// Why it does not lead to the node though it should.
+    pub reason: Option<Reason>,
 }
 
 /// `POST …/nodes/{node}/exec`

@@ -2,6 +2,7 @@
 
 use docklet_types::config::UserCap;
 use docklet_types::net::Subnet;
+use docklet_types::port::PortRange;
 use docklet_types::size::{Size, binary_mib};
 use docklet_types::spec::Usage;
 
@@ -10,6 +11,8 @@ use crate::place::Policy;
 
 /// The largest vcluster; also the largest step. More is a mistake in a script sooner than a wish.
 pub const MAX_NODES: u32 = 10_000;
+/// The most published ports of a vcluster: all go in the one transaction that deletes it.
+pub const MAX_PORTS: usize = 100;
 
 /// Why a request is refused. The message says the numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,16 @@ pub enum Refusal {
     QuotaCpu { would: String, cap: String, used: String },
     #[error("this would be {would} of memory; your quota is {cap}, and {used} are in use")]
     QuotaMemory { would: String, cap: String, used: String },
+    #[error("this would be {would} published ports; your quota is {cap}, and {used} are in use")]
+    QuotaPorts { would: u32, cap: u32, used: u32 },
+    #[error("a vcluster publishes at most {MAX_PORTS} ports")]
+    PortCount,
+    #[error("port {port} cannot be published: it is not in {range}")]
+    PortOutside { port: i64, range: PortRange },
+    #[error("port {port} cannot be published: Docklet uses it itself")]
+    PortOfOurs { port: u16 },
+    #[error("every port of {range} is published; one must be given back first")]
+    NoPort { range: PortRange },
     #[error("no host is that large: a node may have at most {max} CPUs here")]
     HostCpu { max: String },
     #[error("no host is that large: a node may have at most {max} of memory here")]
@@ -42,6 +55,8 @@ impl Refusal {
             Self::HostCpu { .. } => "size.cpu",
             Self::HostMemory { .. } => "size.memory_mib",
             Self::HostDisk { .. } => "size.disk_mib",
+            Self::QuotaPorts { .. } | Self::PortCount => "port",
+            Self::PortOutside { .. } | Self::PortOfOurs { .. } | Self::NoPort { .. } => "public_port",
             _ => "nodes",
         }
     }
@@ -49,7 +64,10 @@ impl Refusal {
     /// Whether the user's own cap stands in the way, rather than the value itself.
     #[must_use]
     pub const fn is_quota(&self) -> bool {
-        matches!(self, Self::QuotaNodes { .. } | Self::QuotaCpu { .. } | Self::QuotaMemory { .. })
+        matches!(
+            self,
+            Self::QuotaNodes { .. } | Self::QuotaCpu { .. } | Self::QuotaMemory { .. } | Self::QuotaPorts { .. }
+        )
     }
 }
 
@@ -89,6 +107,9 @@ pub fn within_cap(cap: Option<&UserCap>, used: Usage, would: Usage) -> Result<()
             cap: memory(cap.memory_mib),
             used: memory(used.memory_mib),
         });
+    }
+    if would.ports > cap.ports && would.ports > used.ports {
+        return Err(Refusal::QuotaPorts { would: would.ports, cap: cap.ports, used: used.ports });
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use docklet_types::host::{Capacity, HostReport, HostSettings};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan, VclusterPlan};
+use docklet_types::port::Protocol;
 use docklet_types::report::{NodeReport, VclusterReport};
 use docklet_types::spec::{Usage, VclusterSpec};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -85,6 +86,8 @@ pub struct Cluster {
     /// By owner and name, in order for lists.
     names: BTreeMap<UserName, BTreeMap<VclusterName, VclusterId>>,
     usage: HashMap<UserName, Rev<Usage>>,
+    /// Published ports, and who has them.
+    ports: HashMap<(Protocol, u16), VclusterId>,
     networks: HashMap<VclusterId, Rev<Network>>,
     /// Network bases in order, to find overlaps fast.
     subnets: BTreeMap<u32, docklet_types::net::Subnet>,
@@ -123,6 +126,12 @@ impl Cluster {
     #[must_use]
     pub fn usage(&self, owner: &UserName) -> Option<&Rev<Usage>> {
         self.usage.get(owner)
+    }
+
+    /// The vcluster that has published that port.
+    #[must_use]
+    pub fn port_owner(&self, protocol: Protocol, public: u16) -> Option<VclusterId> {
+        self.ports.get(&(protocol, public)).copied()
     }
 
     #[must_use]
@@ -243,22 +252,32 @@ impl Cluster {
     }
 
     fn apply_spec(&mut self, id: VclusterId, spec: Option<Rev<VclusterSpec>>) {
-        if let Some(old) = self.specs.remove(&id)
-            && let Some(names) = self.names.get_mut(&old.value.owner)
-        {
-            // A new vcluster of the same name may already have taken the entry.
-            if names.get(&old.value.name) == Some(&id) {
-                names.remove(&old.value.name);
-            }
-            if names.is_empty() {
-                self.names.remove(&old.value.owner);
-            }
+        if let Some(old) = self.specs.remove(&id) {
+            self.forget_names(&old.value, id);
         }
         if let Some(spec) = spec {
+            self.ports.extend(spec.value.ports.iter().map(|p| ((p.protocol, p.public), id)));
             self.names.entry(spec.value.owner.clone()).or_default().insert(spec.value.name.clone(), id);
             self.specs.insert(id, spec);
         }
         self.touch(id);
+    }
+
+    fn forget_names(&mut self, old: &VclusterSpec, id: VclusterId) {
+        // Somebody else may already have taken what was freed.
+        for key in old.ports.iter().map(|p| (p.protocol, p.public)) {
+            if self.ports.get(&key) == Some(&id) {
+                self.ports.remove(&key);
+            }
+        }
+        if let Some(names) = self.names.get_mut(&old.owner) {
+            if names.get(&old.name) == Some(&id) {
+                names.remove(&old.name);
+            }
+            if names.is_empty() {
+                self.names.remove(&old.owner);
+            }
+        }
     }
 
     fn apply_network(&mut self, id: VclusterId, network: Option<Rev<Network>>) {

@@ -8,6 +8,7 @@ pub mod admit;
 pub mod cluster;
 pub mod place;
 pub mod plan;
+pub mod ports;
 pub mod status;
 pub mod view;
 

@@ -8,6 +8,7 @@ use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::HostName;
 use docklet_types::net::{Mac, Subnet};
 use docklet_types::plan::{Network, NodePlan, Peer, VclusterPlan};
+use docklet_types::port::Forward;
 use docklet_types::report::{NodeState, Reason};
 use docklet_types::spec::{NodeSpec, VclusterSpec, Wanted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -323,6 +324,7 @@ fn update_node(
 fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned: &mut Planned) {
     let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
     let mut holding: BTreeSet<HostName> = BTreeSet::new();
+    let mut forwards: BTreeMap<HostName, Vec<Forward>> = BTreeMap::new();
     let mut note = |host: &HostName, plan: &NodePlan| {
         holding.insert(host.clone());
         if plan.wanted == Wanted::Absent {
@@ -339,6 +341,13 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
     for decision in &planned.decisions {
         if let Decision::PutNode { host, plan, .. } = decision {
             note(host, plan);
+        }
+    }
+    for mapping in &spec.ports {
+        if let Some(peer) = peers.get(&mapping.node) {
+            let forward =
+                Forward { protocol: mapping.protocol, public: mapping.public, ip: peer.ip, port: mapping.port };
+            forwards.entry(peer.host.clone()).or_default().push(forward);
         }
     }
     let peers: Vec<Peer> = peers.into_values().collect();
@@ -360,6 +369,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
             network,
             peers: peers.clone(),
             hosts: hosts.clone(),
+            forwards: forwards.get(host).cloned().unwrap_or_default(),
             keys: spec.keys.clone(),
         };
         if present.is_none_or(|p| *p.value != wanted) {

@@ -112,6 +112,7 @@ impl World {
             image: image(),
             size: Size::new(1.0, 100, 100).unwrap(),
             nodes,
+            ports: vec![],
             wanted: Wanted::Running,
             generation: 1,
             created_at: Micros(0),
@@ -213,7 +214,14 @@ impl World {
             .iter()
             .any(|((host, _), p)| *host == at.0 && p.vcluster == at.1 && p.wanted != Wanted::Absent);
         let present = plan.wanted != Wanted::Absent || nodes_there;
-        let report = VclusterReport { id: plan.id, generation: plan.generation, present, reason: None, at: Micros(0) };
+        let report = VclusterReport {
+            id: plan.id,
+            generation: plan.generation,
+            present,
+            reason: None,
+            refused: vec![],
+            at: Micros(0),
+        };
         let rev = self.rev(report);
         self.cluster.apply(Change::VclusterReport(at.0.clone(), plan.id, Some(rev)));
     }

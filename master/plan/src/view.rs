@@ -4,11 +4,12 @@ use docklet_types::host::Capacity;
 use docklet_types::host::CheckOutcome;
 use docklet_types::id::NodeId;
 use docklet_types::name::HostName;
-use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming};
+use docklet_types::port::PortMapping;
+use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming, VclusterReport};
 use docklet_types::spec::{Usage, VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
-use docklet_types::view::{HostView, NodeView, StepView, UsageView, VclusterView};
+use docklet_types::view::{HostView, NodeView, PortView, StepView, UsageView, VclusterView};
 use std::collections::{BTreeMap, HashSet};
 
 use crate::cluster::{Cluster, HostState};
@@ -85,6 +86,43 @@ pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<N
     views
 }
 
+/// The published ports of a vcluster, by protocol and number.
+#[must_use]
+pub fn ports(cluster: &Cluster, spec: &VclusterSpec) -> Vec<PortView> {
+    let mut mappings = spec.ports.clone();
+    mappings.sort_by_key(|m| (m.protocol, m.public));
+    mappings.iter().filter_map(|m| port(cluster, spec, m)).collect()
+}
+
+/// One of them, and where it is reached.
+#[must_use]
+pub fn port(cluster: &Cluster, spec: &VclusterSpec, mapping: &PortMapping) -> Option<PortView> {
+    let node = spec.nodes.iter().find(|n| n.id == mapping.node)?;
+    let host = cluster.node(node.id).and_then(|p| p.plan.as_ref()).map(|(host, _)| host);
+    let address = host.and_then(|h| cluster.host(h)?.report.as_ref()?.value.address);
+    let report = host.and_then(|h| cluster.shares(spec.id).find(|(name, _)| *name == h)?.1.report.as_ref());
+    let is_refused =
+        |r: &VclusterReport| r.refused.iter().any(|f| (f.protocol, f.public) == (mapping.protocol, mapping.public));
+    let reason = host.zip(report).filter(|(_, r)| is_refused(&r.value)).map(|(host, _)| {
+        Reason::new(
+            "port_in_use",
+            format!(
+                "A program of the host {host} itself uses port {}/{}. Publish the node at another port; this one leads to it once it is free.",
+                mapping.public, mapping.protocol
+            ),
+        )
+    });
+    Some(PortView {
+        node: node.name.to_string(),
+        protocol: mapping.protocol,
+        port: mapping.port,
+        public_port: mapping.public,
+        host: host.map(ToString::to_string),
+        address: address.map(|a| a.to_string()),
+        reason,
+    })
+}
+
 /// From the first step of the last start to its end.
 fn ready_millis(report: &NodeReport) -> Option<u64> {
     if report.state != NodeState::Ready {
@@ -159,6 +197,7 @@ pub fn usage(usage: &Usage) -> UsageView {
         cpu: usage.cpu_millis as f64 / 1000.0,
         memory_mib: usage.memory_mib,
         disk_mib: usage.disk_mib,
+        ports: usage.ports,
     }
 }
 

@@ -9,12 +9,14 @@ use docklet_master_plan::cluster::Cluster;
 use docklet_master_plan::status;
 use docklet_store::keys::Key;
 use docklet_store::{Compare, Outcome, StoreError, Txn};
-use docklet_types::id::{OperationId, VclusterId};
+use docklet_types::id::{NodeId, OperationId, VclusterId};
 use docklet_types::name::{NodeName, UserName, VclusterName};
+use docklet_types::port::PortMapping;
 use docklet_types::spec::{Usage, VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{Role, VclusterView};
+use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::create::{TRIES, new_node};
@@ -67,10 +69,10 @@ pub enum ChangeError {
 }
 
 /// A spec and what its owner holds, as read for a change.
-struct Present {
-    spec: VclusterSpec,
+pub(super) struct Present {
+    pub(super) spec: VclusterSpec,
     revision: i64,
-    usage: Option<(Usage, i64)>,
+    pub(super) usage: Option<(Usage, i64)>,
 }
 
 impl Vclusters {
@@ -129,7 +131,10 @@ impl Vclusters {
         }
         let mut next = spec.clone();
         match action {
-            Action::Delete => next.wanted = Wanted::Absent,
+            Action::Delete => {
+                next.wanted = Wanted::Absent;
+                next.ports.clear();
+            }
             Action::Stop if spec.wanted == Wanted::Stopped => return Ok(None),
             Action::Stop => next.wanted = Wanted::Stopped,
             // Whoever asks for what is wanted already, while some of it failed, asks for another try.
@@ -172,6 +177,8 @@ impl Vclusters {
         }
         if wanted < spec.nodes.len() {
             spec.nodes.truncate(wanted);
+            let left: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
+            spec.ports.retain(|p| left.contains(&p.node));
             return Ok(Some(spec));
         }
         let last = spec.nodes.iter().filter_map(|n| n.name.number()).max().unwrap_or(0);
@@ -192,21 +199,30 @@ impl Vclusters {
         Ok(Some(spec))
     }
 
-    fn transaction(&self, spec: &VclusterSpec, present: &Present) -> Result<Txn, StoreError> {
+    /// Writes the spec, its ports' keys and, where the sum changes, the owner's usage.
+    pub(super) fn transaction(&self, spec: &VclusterSpec, present: &Present) -> Result<Txn, StoreError> {
         let key = self.keys.write(&Key::Spec(spec.id));
         let mut txn =
             Txn::new().when(Compare::Unchanged { key: key.clone(), revision: present.revision }).put(key, spec)?;
         // The guard is written only where the sum changes.
-        if spec.nodes.len() != present.spec.nodes.len() {
+        if Usage::of(spec) != Usage::of(&present.spec) {
             let key = self.keys.write(&Key::Usage(spec.owner.clone()));
             txn = txn
                 .when(Compare::as_read(key.clone(), present.usage.map(|(_, revision)| revision)))
                 .put(key, &present.usage_with(spec))?;
         }
+        let port = |p: &PortMapping| self.keys.write(&Key::Port(p.protocol, p.public));
+        for given_back in present.spec.ports.iter().filter(|p| !spec.ports.contains(p)) {
+            txn = txn.delete(port(given_back));
+        }
+        for taken in spec.ports.iter().filter(|p| !present.spec.ports.contains(p)) {
+            let key = port(taken);
+            txn = txn.when(Compare::Absent { key: key.clone() }).put(key, &spec.id)?;
+        }
         Ok(txn)
     }
 
-    async fn in_store(&self, id: VclusterId, owner: &UserName) -> Result<Option<Present>, ChangeError> {
+    pub(super) async fn in_store(&self, id: VclusterId, owner: &UserName) -> Result<Option<Present>, ChangeError> {
         let Some(entry) = self.store.get(&self.keys.write(&Key::Spec(id))).await.map_err(ChangeError::Store)? else {
             return Ok(None);
         };
@@ -220,7 +236,7 @@ impl Vclusters {
     }
 }
 
-fn in_view(cluster: &Cluster, owner: &UserName, name: &VclusterName) -> Option<Present> {
+pub(super) fn in_view(cluster: &Cluster, owner: &UserName, name: &VclusterName) -> Option<Present> {
     let spec = cluster.find(owner, name)?;
     Some(Present {
         spec: (*spec.value).clone(),
@@ -231,8 +247,8 @@ fn in_view(cluster: &Cluster, owner: &UserName, name: &VclusterName) -> Option<P
 
 impl Present {
     /// What the owner holds once the vcluster is `spec`.
-    fn usage_with(&self, spec: &VclusterSpec) -> Usage {
+    pub(super) fn usage_with(&self, spec: &VclusterSpec) -> Usage {
         let used = self.usage.map_or_else(Usage::default, |(used, _)| used);
-        used.minus(Usage::of_nodes(&self.spec.nodes)).plus(Usage::of_nodes(&spec.nodes))
+        used.minus(Usage::of(&self.spec)).plus(Usage::of(spec))
     }
 }

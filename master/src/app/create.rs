@@ -164,10 +164,10 @@ impl Vclusters {
                 return Ok(view);
             }
             let used = usage.map_or_else(Usage::default, |(used, _)| used);
-            let would = used.plus(Usage { vclusters: 1, ..Usage::of_nodes(&draft.nodes) });
+            let spec = draft.spec(&user);
+            let would = used.plus(Usage::of(&spec));
             let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
             admit::within_cap(cap, used, would).map_err(CreateError::Refused)?;
-            let spec = draft.spec(&user);
             let txn = self
                 .creation(&spec, &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
                 .map_err(CreateError::Store)?;
@@ -300,6 +300,7 @@ impl Draft {
             image: self.image.clone(),
             size: self.new.size,
             nodes: self.nodes.clone(),
+            ports: Vec::new(),
             wanted: Wanted::Running,
             generation: 1,
             created_at: self.now,

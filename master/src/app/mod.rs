@@ -13,10 +13,12 @@ pub mod images;
 mod keys;
 pub mod masters;
 pub mod nodes;
+pub mod ports;
 pub mod users;
 pub mod vclusters;
 
 use docklet_master_plan::place::Policy;
+use docklet_master_plan::ports::PortPolicy;
 use docklet_types::config::{Config, UserCap};
 use docklet_types::name::ImageName;
 use docklet_types::size::Size;
@@ -29,6 +31,7 @@ pub struct Settings {
     pub default_size: Size,
     pub user_cap: UserCap,
     pub policy: Policy,
+    pub ports: PortPolicy,
 }
 
 impl Settings {
@@ -38,6 +41,7 @@ impl Settings {
             default_image: config.default_image.clone(),
             default_size: config.node_size,
             user_cap: config.user_cap,
+            ports: PortPolicy { range: config.public_ports, own: config.own_ports() },
             policy: Policy {
                 cluster_net: config.cluster_net,
                 cpu_overcommit: config.cpu_overcommit,
@@ -55,6 +59,7 @@ impl Settings {
             // Far below 2^53.
             cpu: self.user_cap.cpu_millis as f64 / 1000.0,
             memory_mib: self.user_cap.memory_mib,
+            ports: self.user_cap.ports,
         }
     }
 }

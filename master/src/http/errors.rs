@@ -10,6 +10,7 @@ use crate::app::create::{CreateError, FieldError};
 use crate::app::hosts::HostError;
 use crate::app::images::ImageError;
 use crate::app::nodes::NodeError;
+use crate::app::ports::PortError;
 use crate::app::users::UserError;
 use crate::app::vclusters::NoSuchVcluster;
 use crate::auth::gate::SignInError;
@@ -113,6 +114,35 @@ impl From<ImageError> for ApiError {
             "The images cannot be read. An administrator finds the reason in the log of the master.",
         )
         .because(error)
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        field(error)
+    }
+}
+
+impl From<PortError> for ApiError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::NoVcluster => Self::not_found("vcluster"),
+            PortError::NoNode => Self::not_found("node"),
+            PortError::NotPublished => Self::not_found("published port"),
+            PortError::Deleting => ChangeError::Deleting.into(),
+            PortError::Taken { public, protocol } => Self::new(
+                Code::PortTaken,
+                format!(
+                    "Port {public}/{protocol} is published already. Take another one, or leave it out to get a free one."
+                ),
+            )
+            .at("public_port"),
+            PortError::Refused(refusal) => refused(refusal),
+            PortError::Contended => contended(),
+            PortError::Store(error) => store(error),
+            PortError::Unreadable(error) => Self::internal(error),
+            PortError::Db(error) => error.into(),
+        }
     }
 }
 

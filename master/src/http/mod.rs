@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod nodes;
 pub mod openapi;
 pub mod portal;
+pub mod ports;
 pub mod problem;
 mod query;
 pub mod server;
@@ -96,6 +97,8 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(read().to(nodes::app))
                 .route(post().to(nodes::start_app)),
         )
+        .service(v1("/vclusters/{name}/ports").route(read().to(ports::list)).route(post().to(ports::publish)))
+        .service(v1("/vclusters/{name}/ports/{protocol}/{public_port}").route(delete().to(ports::unpublish)))
         .service(v1("/images").route(read().to(images::list)))
         .service(v1("/hosts").route(read().to(hosts::list)))
         .service(

@@ -10,7 +10,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi};
 
 use super::problem::ApiError;
-use super::{events, health, hosts, images, masters, metrics, nodes, sessions, users, vclusters};
+use super::{events, health, hosts, images, masters, metrics, nodes, ports, sessions, users, vclusters};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -21,6 +21,7 @@ use super::{events, health, hosts, images, masters, metrics, nodes, sessions, us
         vclusters::list, vclusters::create, vclusters::get, vclusters::scale, vclusters::delete,
         vclusters::start, vclusters::stop, vclusters::retry, vclusters::operations,
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
+        ports::list, ports::publish, ports::unpublish,
         images::list, hosts::list, hosts::get, hosts::change, hosts::remove, masters::list, events::events, health::healthz, health::readyz, metrics::show, show,
     ),
     components(schemas(Problem)),

@@ -133,7 +133,7 @@ impl Planner {
             Decision::ForgetVcluster { spec } => {
                 let owner = &spec.value.owner;
                 let usage = self.view.read(|cluster| cluster.usage(owner).cloned());
-                let gone = Usage { vclusters: 1, ..Usage::of_nodes(&spec.value.nodes) };
+                let gone = Usage::of(&spec.value);
                 let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
                 let usage_key = key(Key::Usage(owner.clone()));
                 txn.when(Compare::as_read(usage_key.clone(), usage.map(|u| u.revision)))

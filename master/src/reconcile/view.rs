@@ -145,7 +145,7 @@ impl Fold {
             Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
             Key::Alive(host) => Change::Alive(host, alive),
             // Read from the specs, or of no concern to planning.
-            Key::Name(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
+            Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
         })
     }
 }

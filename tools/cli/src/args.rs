@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 use clap_complete::Shell;
+use docklet_types::port::Protocol;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -152,6 +153,9 @@ pub enum Command {
         #[arg(short = 'n', long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         lines: u32,
     },
+    /// Ports of nodes that are published at a port of the host.
+    #[command(subcommand, visible_alias = "ports")]
+    Port(PortCommand),
     /// Images that nodes are made from.
     #[command(subcommand, visible_alias = "images")]
     Image(ImageCommand),
@@ -232,6 +236,45 @@ pub struct Exec {
     /// The command and its arguments, after `--`.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND", action = ArgAction::Append)]
     pub argv: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// Publish a port of a node at a port of the host that holds it.
+    Add {
+        /// The node.
+        #[arg(value_name = "NAME/NODE", add = ArgValueCompleter::new(complete::places))]
+        place: Place,
+        /// Where the node listens.
+        #[arg(value_name = "PORT")]
+        port: i64,
+        /// tcp or udp.
+        #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+        protocol: Protocol,
+        /// The port of the host; a free one where absent.
+        #[arg(long, value_name = "PORT")]
+        public: Option<i64>,
+    },
+    /// List the published ports of a vcluster.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Name of the vcluster.
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
+        name: String,
+    },
+    /// Give a published port back. Connections through it end.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Name of the vcluster.
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
+        name: String,
+        /// The port of the host.
+        #[arg(value_name = "PORT")]
+        public: u16,
+        /// tcp or udp.
+        #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+        protocol: Protocol,
+    },
 }
 
 #[derive(Debug, Subcommand)]

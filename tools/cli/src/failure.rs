@@ -155,6 +155,7 @@ pub fn code_of(code: Code) -> u8 {
         Code::Timeout => TIMED_OUT,
         Code::MethodNotAllowed
         | Code::NameTaken
+        | Code::PortTaken
         | Code::Conflict
         | Code::WrongState
         | Code::IdempotencyMismatch

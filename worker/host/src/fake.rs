@@ -15,6 +15,7 @@ use docklet_types::kernel_names;
 use docklet_types::name::NodeName;
 use docklet_types::net::Subnet;
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::{Forward, Protocol};
 use docklet_types::report::Reason;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +105,8 @@ pub struct FakeVcluster {
     pub generation: u64,
     /// Node names by address, as the hosts file has them.
     pub hosts: BTreeMap<Ipv4Addr, NodeName>,
+    /// Public ports that lead to its nodes.
+    pub forwards: BTreeSet<Forward>,
 }
 
 struct Failure {
@@ -123,6 +126,8 @@ pub struct State {
     /// Objects that were left behind, for audits to find.
     pub leaked: Vec<Owned>,
     pub capacity: Capacity,
+    /// Ports that programs of the host listen on.
+    pub own_ports: BTreeSet<(Protocol, u16)>,
     pub prepared: bool,
     failures: BTreeMap<Op, Vec<Failure>>,
     delays: BTreeMap<Op, Duration>,
@@ -175,6 +180,7 @@ impl FakeHost {
             available: None,
             leaked: Vec::new(),
             capacity: Capacity { cpu_millis: 64_000, memory_mib: 256 << 10, disk_mib: 1 << 20 },
+            own_ports: BTreeSet::new(),
             prepared: false,
             failures: BTreeMap::new(),
             delays: BTreeMap::new(),
@@ -243,6 +249,7 @@ impl FakeHost {
         }
         for vcluster in state.vclusters.values_mut() {
             vcluster.bridge = false;
+            vcluster.forwards.clear();
         }
         state.prepared = false;
     }
@@ -316,16 +323,24 @@ impl Disks for FakeHost {
 
 #[async_trait]
 impl Networks for FakeHost {
-    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()> {
+    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<Vec<Forward>> {
         self.enter(Op::EnsureVcluster, None).await?;
         let hosts = vcluster.peers.iter().map(|p| (p.ip, p.name.clone())).collect();
         let (subnet, mut state) = (vcluster.network.subnet, self.state());
         if state.vclusters.iter().any(|(id, other)| *id != vcluster.id && other.subnet.contains(subnet.gateway())) {
             return Err(HostError::new("network_in_use", format!("{subnet} is in use by another vcluster.")));
         }
-        let made = FakeVcluster { subnet, bridge: true, generation: vcluster.generation, hosts };
+        let taken = |f: &&Forward| state.own_ports.contains(&(f.protocol, f.public));
+        let (refused, forwards): (Vec<&Forward>, Vec<&Forward>) = vcluster.forwards.iter().partition(taken);
+        let refused = refused.into_iter().copied().collect();
+        let forwards: BTreeSet<Forward> = forwards.into_iter().copied().collect();
+        // A port leads to one vcluster: the one that said so last.
+        for other in state.vclusters.values_mut() {
+            other.forwards.retain(|f| !forwards.iter().any(|n| (n.protocol, n.public) == (f.protocol, f.public)));
+        }
+        let made = FakeVcluster { subnet, bridge: true, generation: vcluster.generation, hosts, forwards };
         state.vclusters.insert(vcluster.id, made);
-        Ok(())
+        Ok(refused)
     }
 
     async fn remove_vcluster(&self, id: VclusterId) -> Result<()> {
@@ -468,6 +483,10 @@ impl Machine for FakeHost {
             found.push(Owned { kind: "directory", label: format!("vclusters/{id}"), owner });
             if vcluster.bridge {
                 found.push(Owned { kind: "link", label: kernel_names::bridge(*id), owner });
+            }
+            for Forward { protocol, public, ip, port } in &vcluster.forwards {
+                let label = format!("forwards {public}/{protocol} {ip}:{port}");
+                found.push(Owned { kind: "nft_element", label, owner });
             }
         }
         found.sort();

@@ -9,6 +9,7 @@ use docklet_types::host::{Capacity, Check};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::Forward;
 use docklet_types::report::Reason;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -71,8 +72,9 @@ pub trait Disks: Send + Sync {
 
 #[async_trait]
 pub trait Networks: Send + Sync {
-    /// The vcluster's bridge with the gateway address, its hosts file and its sets in the packet filter.
-    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()>;
+    /// The vcluster's bridge with the gateway address, its hosts file, its sets in the packet filter and its published
+    /// ports. Returns those of its ports that the host itself uses: they lead nowhere until they are free.
+    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<Vec<Forward>>;
     async fn remove_vcluster(&self, id: VclusterId) -> Result<()>;
     /// Lets the node's cable carry exactly its MAC and address.
     async fn ensure_port(&self, node: &NodePlan) -> Result<()>;

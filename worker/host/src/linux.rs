@@ -22,6 +22,7 @@ mod network;
 mod nft;
 mod pool;
 mod proc;
+mod publish;
 mod rootfs;
 mod run;
 mod shell;
@@ -37,6 +38,7 @@ use docklet_types::kernel_names;
 use docklet_types::net::Subnet;
 use docklet_types::paths::Paths;
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::Forward;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -71,6 +73,8 @@ struct Inner {
     images: image::ImageStore,
     pool: pool::Pool,
     firewall: nft::Firewall,
+    /// Public ports that lead to nodes here.
+    published: publish::Holder,
     doorman: access::Doorman,
     /// Sockets that init reports to, of nodes that are on their way up.
     reports: Mutex<HashMap<NodeId, Arc<UnixDatagram>>>,
@@ -113,6 +117,7 @@ impl LinuxHost {
             images: image::ImageStore::new(paths.clone()),
             pool: pool::Pool::new(paths.clone(), config.storage.clone(), config.diskpool_mib, table),
             firewall: nft::Firewall::new(base),
+            published: publish::Holder::default(),
             doorman: access::Doorman::new(),
             reports: Mutex::default(),
             terminals: Mutex::default(),
@@ -266,7 +271,7 @@ impl Disks for LinuxHost {
 
 #[async_trait]
 impl Networks for LinuxHost {
-    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()> {
+    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<Vec<Forward>> {
         let what = format!("The network of vcluster {} could not be made", vcluster.name);
         let fail = |e: &(dyn std::error::Error + 'static)| failed("network_failed", &what, e);
         let plan = vcluster.clone();
@@ -288,11 +293,18 @@ impl Networks for LinuxHost {
             _ => fail(&e),
         })?;
         let address = network::underlay_address(self.inner.network_device.as_deref());
+        let forwards = self.inner.published.hold(&bridge, &vcluster.forwards).map_err(|e| fail(&e))?;
+        let refused = vcluster.forwards.iter().filter(|f| !forwards.contains(f)).copied().collect();
+        let tunnel = tunnel::senders(vcluster, address).map(|hosts| (vcluster.network.vni, hosts));
+        let share = nft::share::Share { forwards: forwards.into_iter().collect(), tunnel };
+        // Before the tunnel: nobody else may ever speak into it.
+        self.inner.firewall.set_share(&bridge, share).await.map_err(|e| fail(&e))?;
         let state = self.inner.paths.vcluster_state(vcluster.id);
         tunnel::ensure(vcluster, address, &state).await.map_err(|e| fail(&e))?;
         // Last: it says that everything of this generation is in place.
         let path = self.inner.paths.vcluster_state(vcluster.id).join(GENERATION);
-        fs::write(&path, vcluster.generation.to_string()).map_err(|e| fail(&e))
+        fs::write(&path, vcluster.generation.to_string()).map_err(|e| fail(&e))?;
+        Ok(refused)
     }
 
     async fn remove_vcluster(&self, id: VclusterId) -> Result<()> {
@@ -302,6 +314,7 @@ impl Networks for LinuxHost {
         let tunnel = tunnel::remove(id, &state).await.map_err(|e| failed("network_failed", what, &e));
         let link = network::remove_link(&bridge).await.map_err(|e| failed("network_failed", what, &e));
         let filter = self.inner.firewall.remove_bridge(&bridge).await.map_err(|e| failed("network_failed", what, &e));
+        self.inner.published.release(&bridge);
         let files = self.blocking(move |inner| remove_tree(&inner.paths.vcluster_state(id))).await?;
         let files = files.map_err(|e| failed("network_failed", what, &e));
         all([tunnel, link, filter, files])

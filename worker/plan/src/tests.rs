@@ -53,6 +53,7 @@ fn vcluster(n: u8, wanted: Wanted, generation: u64) -> VclusterPlan {
         network: Network { subnet: "172.16.0.0/24".parse().unwrap(), vni: 1 },
         peers: Vec::new(),
         hosts: BTreeMap::new(),
+        forwards: Vec::new(),
         keys: VclusterKeys { user: pair.clone(), host: pair },
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::Forward;
 use docklet_types::report::{NodeReport, Step, StepTiming, VclusterReport};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
@@ -82,6 +83,8 @@ pub(super) struct Vcluster {
     pub observed: Option<ObservedVcluster>,
     pub history: VclusterHistory,
     pub gate: Gate,
+    /// Published ports that the host itself uses.
+    pub refused: Vec<Forward>,
     pub busy: bool,
     pub touched: u64,
     pub reported: Option<VclusterReport>,

@@ -73,11 +73,15 @@ impl Loop {
         entry.busy = false;
         entry.touched = self.count;
         match outcome.result {
-            Ok(()) if outcome.removed => {
+            Ok(_) if outcome.removed => {
                 entry.observed = None;
                 entry.history.removed();
             }
-            Ok(()) => {
+            Ok(refused) => {
+                if refused != entry.refused {
+                    tracing::warn!(vcluster = %id, ports = ?refused.iter().map(|f| f.public).collect::<Vec<_>>(), "published ports that the host itself uses changed");
+                }
+                entry.refused = refused;
                 let observed = entry.observed.get_or_insert_default();
                 observed.bridge = true;
                 observed.generation = Some(outcome.generation);
@@ -105,6 +109,7 @@ impl Loop {
             generation: if gone { plan.generation } else { entry.history.ensured.unwrap_or(0) },
             present: entry.observed.is_some(),
             reason: entry.history.trouble.as_ref().map(|t| t.reason.clone()),
+            refused: entry.refused.clone(),
             at: Micros::now(),
         };
         if let Some(before) = &entry.reported {

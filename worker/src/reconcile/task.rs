@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use docklet_types::id::NodeId;
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::Forward;
 use docklet_types::report::{Reason, Step};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
@@ -37,8 +38,8 @@ impl Context {
 }
 
 /// Makes sure that a vcluster is set up once, whoever needs it first: a node's task or the vcluster's own. Holds the
-/// generation that was applied.
-pub(super) type Gate = Arc<Mutex<Option<u64>>>;
+/// generation that was applied, with the published ports that the host refused.
+pub(super) type Gate = Arc<Mutex<Option<(u64, Vec<Forward>)>>>;
 
 /// Actions for one node under one plan.
 pub(super) struct NodeTask {
@@ -245,13 +246,17 @@ async fn wait_ready(
     }
 }
 
-async fn ensure_vcluster(host: &dyn Host, plan: &VclusterPlan, gate: &Gate) -> Result<(), HostError> {
+/// Returns the published ports that the host refused.
+async fn ensure_vcluster(host: &dyn Host, plan: &VclusterPlan, gate: &Gate) -> Result<Vec<Forward>, HostError> {
     let mut applied = gate.lock().await;
-    if applied.is_none_or(|generation| generation < plan.generation) {
-        host.ensure_vcluster(plan).await?;
-        *applied = Some(plan.generation);
+    if let Some((generation, refused)) = applied.as_ref()
+        && *generation >= plan.generation
+    {
+        return Ok(refused.clone());
     }
-    Ok(())
+    let refused = host.ensure_vcluster(plan).await?;
+    *applied = Some((plan.generation, refused.clone()));
+    Ok(refused)
 }
 
 pub(super) async fn run_vcluster(context: Arc<Context>, plan: Arc<VclusterPlan>, gate: Gate, todo: VclusterTodo) {
@@ -261,7 +266,7 @@ pub(super) async fn run_vcluster(context: Arc<Context>, plan: Arc<VclusterPlan>,
             let mut applied = gate.lock().await;
             context.host.remove_vcluster(plan.id).await?;
             *applied = None;
-            Ok(())
+            Ok(Vec::new())
         } else {
             ensure_vcluster(context.host.as_ref(), &plan, &gate).await
         }
@@ -280,7 +285,8 @@ pub(super) async fn run_vcluster(context: Arc<Context>, plan: Arc<VclusterPlan>,
 pub(super) struct VclusterOutcome {
     pub generation: u64,
     pub removed: bool,
-    pub result: Result<(), Reason>,
+    /// With the published ports that the host refused.
+    pub result: Result<Vec<Forward>, Reason>,
 }
 
 pub(super) async fn watch_init(context: Arc<Context>, id: NodeId, pid: i32) {

@@ -109,6 +109,13 @@ impl Loop {
                 context.tell(Event::Checked(checks, capacity));
             });
         }
+        for vcluster in self.vclusters.values_mut().filter(|v| !v.refused.is_empty()) {
+            // The port may be free by now.
+            if let Ok(mut applied) = vcluster.gate.try_lock() {
+                *applied = None;
+                vcluster.history.ensured = None;
+            }
+        }
         self.dirty_nodes.extend(self.nodes.keys());
         self.dirty_vclusters.extend(self.vclusters.keys());
         self.compare_reports();

@@ -12,6 +12,7 @@ use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::Forward;
 use docklet_worker_host::fake::{FakeHost, Op};
 use docklet_worker_host::*;
 use parking_lot::Mutex;
@@ -168,7 +169,7 @@ impl Disks for TestHost {
 
 #[async_trait]
 impl Networks for TestHost {
-    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<()> {
+    async fn ensure_vcluster(&self, vcluster: &VclusterPlan) -> Result<Vec<Forward>> {
         let done = self.fake.ensure_vcluster(vcluster).await;
         self.pass(Op::EnsureVcluster).await;
         done

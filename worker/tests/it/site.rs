@@ -70,6 +70,7 @@ pub fn vcluster(wanted: Wanted, generation: u64) -> VclusterPlan {
         network: Network { subnet: "172.16.0.0/24".parse().unwrap(), vni: 1 },
         peers: Vec::new(),
         hosts: std::collections::BTreeMap::new(),
+        forwards: Vec::new(),
         keys: VclusterKeys { user: pair.clone(), host: pair },
     }
 }

@@ -64,6 +64,11 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
         ("GET", p) if p == format!("{vcluster}/operations") || p == format!("{vcluster}/nodes") => {
             (Owner, None, &[200])
         }
+        ("GET", p) if p == format!("{vcluster}/ports") => (Owner, None, &[200]),
+        ("POST", p) if p == format!("{vcluster}/ports") => {
+            (Owner, Some(json!({"node": "node1", "port": 80, "public_port": 12_000})), &[201])
+        }
+        ("DELETE", p) if p == format!("{vcluster}/ports/{{protocol}}/{{public_port}}") => (Owner, None, &[204]),
         ("POST", p) if p == format!("{node}/exec") => (Owner, Some(json!({"argv": ["id"]})), &[200]),
         ("GET", p) if p == format!("{node}/logs") || p == format!("{node}/apps/{{app}}") => (Owner, None, &[200]),
         ("POST", p) if p == format!("{node}/apps/{{app}}") => (Owner, None, &[202]),
@@ -75,8 +80,19 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
         p if p.starts_with("/api/v1/users") => owner,
         _ => "demo",
     };
-    let path = pattern.replace("{name}", name).replace("{node}", "node1").replace("{app}", "jupyter");
+    let path = filled(pattern, name);
     Some(Case { method: method.parse().unwrap(), path, guard, body, good })
+}
+
+fn filled(pattern: &str, name: &str) -> String {
+    let parts = [
+        ("{name}", name),
+        ("{node}", "node1"),
+        ("{app}", "jupyter"),
+        ("{protocol}", "tcp"),
+        ("{public_port}", "12000"),
+    ];
+    parts.iter().fold(pattern.to_owned(), |path, (part, value)| path.replace(part, value))
 }
 
 fn operations() -> Vec<(String, String)> {
@@ -179,9 +195,12 @@ async fn owner_and_root_may_and_every_operation_is_there() {
     let mut tried = BTreeSet::new();
     for who in ["ada", "root"] {
         let site = prepared().await;
-        // The operations that end something come last.
+        // The operations that end something come last, and among them parts before the whole.
         let mut all = operations();
-        all.sort_by_key(|(method, path)| (method == "DELETE", path.contains("/stop"), path.clone()));
+        all.sort_by_key(|(method, path)| {
+            let ends = method == "DELETE";
+            (ends, path.contains("/stop"), if ends { format!("{path}~") } else { path.clone() })
+        });
         for (method, pattern) in all {
             let case = case(&method, &pattern, "ada").unwrap();
             let user = site.sign_in(who).await;
@@ -212,7 +231,7 @@ async fn wrong_methods_and_wrong_addresses_are_problems_too() {
     let site = site().await;
     let root = site.sign_in("root").await;
     for (_, pattern) in operations() {
-        let path = pattern.replace("{name}", "demo").replace("{node}", "node1").replace("{app}", "jupyter");
+        let path = filled(&pattern, "demo");
         let answer = root.send(Method::PUT, &path, None::<()>).await;
         if path.ends_with("/terminal") {
             // The proxy's own resource.

@@ -9,6 +9,7 @@ mod masters;
 mod matrix;
 mod planners;
 mod portal;
+mod ports;
 mod quotas;
 mod sessions;
 mod support;

@@ -119,6 +119,7 @@ fn who(me: &Me, cx: &Context) -> String {
             ("nodes", of(me.usage.nodes.to_string(), quota.map(|q| q.nodes.to_string()))),
             ("cpu", of(me.usage.cpu.to_string(), quota.map(|q| q.cpu.to_string()))),
             ("memory", of(mib(me.usage.memory_mib), quota.map(|q| mib(q.memory_mib)))),
+            ("ports", of(me.usage.ports.to_string(), quota.map(|q| q.ports.to_string()))),
             ("disk", mib(me.usage.disk_mib)),
         ],
         cx.style(),

@@ -4,6 +4,7 @@ mod account;
 mod cluster;
 mod node;
 mod operator;
+mod port;
 
 #[cfg(test)]
 pub use cluster::clusters;
@@ -148,6 +149,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Connect { place, session } => return node::connect(cx, place, session.as_deref()).await,
         Command::Open { place, print } => node::open(cx, place, print).await?,
         Command::Logs { place, lines } => node::logs(cx, place, lines).await?,
+        Command::Port(command) => port::port(cx, command).await?,
         Command::Image(command) => operator::image(cx, command).await?,
         Command::Host(command) => operator::host(cx, command).await?,
         Command::Master(command) => operator::master(cx, command).await?,

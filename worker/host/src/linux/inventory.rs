@@ -5,6 +5,7 @@
 
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::kernel_names;
+use docklet_types::port::Forward;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -83,6 +84,17 @@ fn addressed(inner: &Inner) -> Vec<String> {
 fn filter(known: &Known, elements: &nft::Elements, found: &mut Vec<Owned>) {
     for link in &elements.bridges {
         found.push(Owned { kind: "nft_element", label: format!("bridges {link}"), owner: known.link(link) });
+    }
+    for (bridge, share) in &elements.shares {
+        let owner = known.link(bridge);
+        for Forward { protocol, public, ip, port } in &share.forwards {
+            let label = format!("forwards {public}/{protocol} {ip}:{port}");
+            found.push(Owned { kind: "nft_element", label, owner });
+        }
+        if let Some((id, hosts)) = &share.tunnel {
+            let hosts = hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            found.push(Owned { kind: "nft_element", label: format!("tunnels {id} {hosts}"), owner });
+        }
     }
     for (link, binding) in &elements.ports {
         found.push(Owned {

@@ -7,7 +7,9 @@
 //! What the kernel should hold is kept here as well: when someone flushes the whole rule set, the next change (or
 //! `prepare`) puts everything back.
 
-use docklet_types::net::{Mac, Subnet};
+pub mod share;
+
+use docklet_types::net::{Mac, Subnet, VXLAN_PORT};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,6 +18,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
+
+use self::share::{Share, Shares};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NftError {
@@ -42,6 +46,8 @@ pub struct Elements {
     /// By the name of the host's end of the cable.
     pub ports: BTreeMap<String, Binding>,
     pub bridges: BTreeSet<String>,
+    /// Published ports and tunnels.
+    pub shares: Shares,
 }
 
 /// Networks no node may speak to, whatever the host can reach (RFC 6890 and multicast).
@@ -88,26 +94,43 @@ impl Base {
             let to = self.resolvers.join(", ");
             format!("add rule inet {t} {chain} ip daddr {{ {to} }} meta l4proto {{ tcp, udp }} th dport 53 accept\n")
         };
+        let shares = share::declare(t);
         let (dns_out, dns_here) = (dns("from_nodes"), dns("to_host"));
         format!(
             r#"add table inet {t}
 add set inet {t} bridges {{ type ifname; }}
 add set inet {t} bridged {{ type ifname . ifname; }}
 add set inet {t} private {{ type ipv4_addr; flags interval; auto-merge; }}
+{shares}add chain inet {t} prerouting {{ type nat hook prerouting priority -100; policy accept; }}
+add chain inet {t} output {{ type nat hook output priority -100; policy accept; }}
+add chain inet {t} redirects {{ type filter hook output priority -5; policy accept; }}
 add chain inet {t} forward {{ type filter hook forward priority -5; policy accept; }}
 add chain inet {t} input {{ type filter hook input priority -5; policy accept; }}
 add chain inet {t} postrouting {{ type nat hook postrouting priority 100; policy accept; }}
 add chain inet {t} from_nodes
 add chain inet {t} to_nodes
 add chain inet {t} to_host
+add chain inet {t} through
 flush set inet {t} private
+flush chain inet {t} prerouting
+flush chain inet {t} output
+flush chain inet {t} redirects
 flush chain inet {t} forward
 flush chain inet {t} input
 flush chain inet {t} postrouting
 flush chain inet {t} from_nodes
 flush chain inet {t} to_nodes
 flush chain inet {t} to_host
+flush chain inet {t} through
 add element inet {t} private {{ {private} }}
+add rule inet {t} prerouting fib daddr type local meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @forwards
+add rule inet {t} output ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @forwards
+add rule inet {t} redirects oifname @bridges icmp type redirect drop
+add rule inet {t} forward ct status dnat ct reply ip saddr {net} jump through
+add rule inet {t} through ct state related accept
+add rule inet {t} through ct direction original meta l4proto . ip daddr . th dport @published accept
+add rule inet {t} through ct direction reply meta l4proto . ip saddr . th sport @published accept
+add rule inet {t} through drop
 add rule inet {t} forward iifname . oifname @bridged accept
 add rule inet {t} forward iifname @bridges jump from_nodes
 add rule inet {t} forward oifname @bridges jump to_nodes
@@ -119,10 +142,12 @@ add rule inet {t} from_nodes oifname @bridges drop
 add rule inet {t} from_nodes accept
 add rule inet {t} to_nodes ct state established,related accept
 add rule inet {t} to_nodes drop
+add rule inet {t} input udp dport {VXLAN_PORT} @th,96,24 @tunnel_ids ip saddr . @th,96,24 != @tunnels drop
 add rule inet {t} input iifname @bridges jump to_host
 add rule inet {t} to_host ct state established,related accept
 add rule inet {t} to_host meta nfproto ipv4 fib daddr . iif type local icmp type echo-request limit rate 200/second accept
 {dns_here}add rule inet {t} to_host drop
+add rule inet {t} postrouting ct status dnat iifname . oifname @bridged masquerade
 add rule inet {t} postrouting ip saddr {net} oifname != @bridges ip daddr != {net} masquerade
 add table bridge {t}
 add set bridge {t} ports {{ type ifname; }}
@@ -206,6 +231,7 @@ impl Firewall {
                 wanted.ports.entry(link).or_insert(binding);
             }
             wanted.bridges.extend(found.bridges);
+            wanted.shares.extend(found.shares);
             Ok(())
         };
         self.shared.adopted.get_or_try_init(|| read).await.copied()
@@ -216,12 +242,25 @@ impl Firewall {
         self.submit(add_bridge(&self.table(), link)).await
     }
 
-    pub async fn remove_bridge(&self, link: &str) -> Result<(), NftError> {
-        self.shared.wanted.lock().bridges.remove(link);
-        // Adding first makes the removal of what is not there a success.
+    /// Gives the vcluster of that bridge its share of the maps and sets, in place of what it had.
+    pub async fn set_share(&self, bridge: &str, share: Share) -> Result<(), NftError> {
+        self.adopt().await?;
         let t = self.table();
+        let script = share::replace(&mut self.shared.wanted.lock().shares, &t, bridge, share);
+        if script.is_empty() { Ok(()) } else { self.submit(script).await }
+    }
+
+    pub async fn remove_bridge(&self, link: &str) -> Result<(), NftError> {
+        self.adopt().await?;
+        let t = self.table();
+        let share = {
+            let mut wanted = self.shared.wanted.lock();
+            wanted.bridges.remove(link);
+            share::replace(&mut wanted.shares, &t, link, Share::default())
+        };
+        // Adding first makes the removal of what is not there a success.
         self.submit(format!(
-            "{}delete element inet {t} bridges {{ {link} }}\ndelete element inet {t} bridged {{ {link} . {link} }}\n",
+            "{share}{}delete element inet {t} bridges {{ {link} }}\ndelete element inet {t} bridged {{ {link} . {link} }}\n",
             add_bridge(&t, link)
         ))
         .await
@@ -261,6 +300,13 @@ impl Firewall {
         if let Some(json) = self.shared.list("inet", &t, "bridges").await? {
             elements.bridges = values(&json).iter().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect();
         }
+        let mut answers = Vec::new();
+        for (kind, name) in share::SETS {
+            if let Some(json) = self.shared.list_of(kind, "inet", &t, name).await? {
+                answers.push((name, values(&json)));
+            }
+        }
+        elements.shares = share::read(&answers);
         Ok(elements)
     }
 
@@ -299,7 +345,8 @@ fn forget_binding(t: &str, link: &str, b: Binding) -> String {
 /// The elements in the answer to `list set`.
 fn values(json: &serde_json::Value) -> Vec<serde_json::Value> {
     let sets = json.get("nftables").and_then(|n| n.as_array()).into_iter().flatten();
-    sets.filter_map(|item| item.get("set")?.get("elem")?.as_array()).flatten().cloned().collect()
+    let of = |item: &serde_json::Value| item.get("set").or_else(|| item.get("map"))?.get("elem")?.as_array().cloned();
+    sets.filter_map(of).flatten().collect()
 }
 
 fn port_of(value: &serde_json::Value) -> Option<(String, Binding)> {
@@ -316,6 +363,9 @@ impl Shared {
         let mut script = base.script();
         for bridge in &wanted.bridges {
             script += &add_bridge(&base.table, bridge);
+        }
+        for (bridge, share) in &wanted.shares {
+            script += &share.script(&base.table, bridge);
         }
         for (link, binding) in &wanted.ports {
             script += &add_port_script(&base.table, link, *binding);
@@ -352,7 +402,17 @@ impl Shared {
     }
 
     async fn list(&self, family: &str, table: &str, set: &str) -> Result<Option<serde_json::Value>, NftError> {
-        match self.nft(&["-j", "list", "set", family, table, set], String::new()).await {
+        self.list_of("set", family, table, set).await
+    }
+
+    async fn list_of(
+        &self,
+        kind: &str,
+        family: &str,
+        table: &str,
+        set: &str,
+    ) -> Result<Option<serde_json::Value>, NftError> {
+        match self.nft(&["-j", "list", kind, family, table, set], String::new()).await {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| NftError::Answer(Arc::new(e))),
             Err(NftError::Refused(said)) if said.contains("No such file") => Ok(None),
             Err(e) => Err(e),

@@ -5,7 +5,7 @@
 
 use docklet_types::id::VclusterId;
 use docklet_types::kernel_names;
-use docklet_types::net::Mac;
+use docklet_types::net::{Mac, VXLAN_PORT};
 use docklet_types::plan::VclusterPlan;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
@@ -20,12 +20,17 @@ use std::path::Path;
 
 use super::network::{self, Attempt, Netlink, NetworkError};
 
-/// IANA's port of VXLAN.
-const PORT: u16 = 4789;
 /// What VXLAN over IPv4 adds to each packet, in bytes.
 pub const OVERHEAD: u32 = 50;
 /// What was written into the device, so that the next plan changes only what differs.
-const NOTE: &str = "neighbours.json";
+const NOTE: &str = "tunnel.json";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// The address that the device sends from.
+    local: Ipv4Addr,
+    neighbours: BTreeSet<Neighbour>,
+}
 
 /// A node on another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +51,12 @@ pub fn neighbours(plan: &VclusterPlan, local: Ipv4Addr) -> BTreeSet<Neighbour> {
     plan.peers.iter().filter_map(of).collect()
 }
 
+/// The hosts that may speak through the vcluster's tunnel; `None` where it needs none.
+pub fn senders(plan: &VclusterPlan, local: Option<Ipv4Addr>) -> Option<BTreeSet<Ipv4Addr>> {
+    let hosts: BTreeSet<Ipv4Addr> = neighbours(plan, local?).iter().map(|n| n.host).collect();
+    (!hosts.is_empty()).then_some(hosts)
+}
+
 /// What is to be written, and what to be removed: a neighbour is replaced in place.
 fn difference(old: &BTreeSet<Neighbour>, new: &BTreeSet<Neighbour>) -> (Vec<Neighbour>, Vec<Neighbour>) {
     let kept: BTreeSet<Ipv4Addr> = new.iter().map(|n| n.ip).collect();
@@ -63,22 +74,26 @@ pub async fn ensure(plan: &VclusterPlan, local: Option<Ipv4Addr>, state: &Path) 
     let (Some(local), false) = (local, wanted.is_empty()) else {
         return remove(plan.id, state).await;
     };
+    let old = fs::read(&note).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
+    let old = old.filter(|old| old.local == local);
+    if old.is_none() {
+        // The host has another address than when the device was made, or nobody knows what is in it: it is made anew,
+        // since a device that is there cannot be told of the address. What is under way is sent again.
+        network::remove_link(&name).await?;
+    }
     let netlink = Netlink::open()?;
     let (index, fresh) = device(&netlink.handle, plan, local).await?;
-    let old: BTreeSet<Neighbour> = match fs::read(&note) {
-        Ok(bytes) if !fresh => serde_json::from_slice(&bytes).unwrap_or_default(),
-        _ => BTreeSet::new(),
-    };
+    let old = old.filter(|_| !fresh).map(|old| old.neighbours).unwrap_or_default();
     let (write, remove) = difference(&old, &wanted);
     // Both for as long as it is between the two: what is cut off here is brought to its end by the next call.
-    save(&note, &old.union(&wanted).copied().collect())?;
+    save(&note, local, old.union(&wanted).copied().collect())?;
     for neighbour in remove {
         forget(&netlink.handle, index, neighbour).await.attempting(|| format!("forget {} on {name}", neighbour.ip))?;
     }
     for neighbour in write {
         learn(&netlink.handle, index, neighbour).await.attempting(|| format!("write {} into {name}", neighbour.ip))?;
     }
-    save(&note, &wanted)
+    save(&note, local, wanted)
 }
 
 /// Removes the device with all that is in it; already gone is success.
@@ -107,7 +122,7 @@ async fn device(handle: &Handle, plan: &VclusterPlan, local: Ipv4Addr) -> Result
         let mtu = fs::read_to_string(format!("/sys/class/net/{bridge}/mtu")).ok().and_then(|m| m.trim().parse().ok());
         let mut message = LinkVxlan::new(&name, plan.network.vni)
             .local(local)
-            .port(PORT)
+            .port(VXLAN_PORT)
             .learning(false)
             .proxy(true)
             .controller(controller)
@@ -175,10 +190,11 @@ fn or_gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error>
     }
 }
 
-fn save(path: &Path, neighbours: &BTreeSet<Neighbour>) -> Result<(), NetworkError> {
+fn save(path: &Path, local: Ipv4Addr, neighbours: BTreeSet<Neighbour>) -> Result<(), NetworkError> {
+    let note = Note { local, neighbours };
     let write = || {
         let temporary = path.with_extension("new");
-        fs::write(&temporary, serde_json::to_vec(neighbours)?)?;
+        fs::write(&temporary, serde_json::to_vec(&note)?)?;
         fs::rename(temporary, path)
     };
     write().map_err(|source| NetworkError::Write { path: path.display().to_string(), source })

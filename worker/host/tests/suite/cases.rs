@@ -1,7 +1,10 @@
 //! What every host does alike.
 
 use docklet_types::agent::frame::{self, Control};
+use docklet_types::id::VclusterId;
 use docklet_types::image::ImageRef;
+use docklet_types::plan::NodePlan;
+use docklet_types::port::{Forward, Protocol};
 use docklet_worker_host::Owner;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -344,6 +347,34 @@ pub async fn a_vcluster_remembers_its_generation(world: &World) {
     world.assert_clean().await;
 }
 
+/// Published ports come and go with the plans, are the vcluster's in the inventory, and change hands.
+pub async fn published_ports_follow_the_plan(world: &World) {
+    let (mut first, nodes) = cluster(world, 0, 2);
+    let (mut second, others) = cluster(world, 1, 1);
+    let forward = |public: u16, node: &NodePlan| Forward { protocol: Protocol::Tcp, public, ip: node.ip, port: 22 };
+    let published = async |id: VclusterId| -> Vec<String> {
+        let all = world.host.inventory().await.unwrap();
+        let of_it = all.into_iter().filter(|o| o.kind == "nft_element" && o.owner == Owner::Vcluster(id));
+        of_it.filter_map(|o| Some(o.label.strip_prefix("forwards ")?.to_owned())).collect()
+    };
+    first.forwards = vec![forward(21_001, &nodes[0]), forward(21_002, &nodes[1])];
+    assert!(world.host.ensure_vcluster(&first).await.unwrap().is_empty());
+    let expected = [format!("21001/tcp {}:22", nodes[0].ip), format!("21002/tcp {}:22", nodes[1].ip)];
+    assert_eq!(published(first.id).await, expected);
+    first.forwards.remove(0);
+    world.host.ensure_vcluster(&first).await.unwrap();
+    assert_eq!(published(first.id).await, expected[1..]);
+    // The store gave the port to another vcluster before this host was told to take it from the first.
+    second.forwards = vec![forward(21_002, &others[0])];
+    assert!(world.host.ensure_vcluster(&second).await.unwrap().is_empty());
+    assert_eq!(published(second.id).await, [format!("21002/tcp {}:22", others[0].ip)]);
+    assert!(published(first.id).await.is_empty());
+    world.host.remove_vcluster(first.id).await.unwrap();
+    assert_eq!(published(second.id).await.len(), 1);
+    world.host.remove_vcluster(second.id).await.unwrap();
+    world.assert_clean().await;
+}
+
 /// Many at once, in any order.
 pub async fn nodes_come_and_go_at_once(world: &World) {
     let (vcluster, nodes) = cluster(world, 0, 6);
@@ -402,5 +433,6 @@ on_both! {
     a_terminal_outlives_its_client,
     logs_are_the_end_of_the_console,
     a_vcluster_remembers_its_generation,
+    published_ports_follow_the_plan,
     nodes_come_and_go_at_once,
 }

@@ -15,10 +15,10 @@ use crate::linux::world;
 use crate::world::cluster;
 
 /// Long enough for a packet on this machine, short enough to wait for one that must not come.
-const PATIENCE: Duration = Duration::from_millis(400);
+pub const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Runs in the network namespace of a process.
-fn inside<T: Send + 'static>(pid: i32, run: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn inside<T: Send + 'static>(pid: i32, run: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(move || {
         setns(File::open(format!("/proc/{pid}/ns/net")).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
         run()
@@ -27,7 +27,7 @@ fn inside<T: Send + 'static>(pid: i32, run: impl FnOnce() -> T + Send + 'static)
     .unwrap()
 }
 
-fn can_connect(from: i32, to: impl Into<SocketAddr>) -> bool {
+pub fn can_connect(from: i32, to: impl Into<SocketAddr>) -> bool {
     let to = to.into();
     inside(from, move || TcpStream::connect_timeout(&to, PATIENCE).is_ok())
 }
@@ -69,12 +69,12 @@ async fn nodes_reach_their_own_vcluster_and_nothing_else_of_the_host() {
 }
 
 /// A network namespace that plays the Internet: one address, reached by a cable of the host.
-struct Outside {
+pub struct Outside {
     pid: std::process::Child,
 }
 
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(44, 128, 0, 1);
-const HOST_SIDE: &str = "198.51.100.1";
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(44, 128, 0, 1);
+pub const HOST_SIDE: &str = "198.51.100.1";
 
 fn run(command: &str) {
     let status = Command::new("sh").args(["-ec", command]).status().unwrap();
@@ -82,7 +82,7 @@ fn run(command: &str) {
 }
 
 impl Outside {
-    fn new(net: &str) -> Self {
+    pub fn new(net: &str) -> Self {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new("sleep");
         command.arg("300");
@@ -100,7 +100,7 @@ impl Outside {
         it
     }
 
-    fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         self.pid.id() as i32
     }
 }
@@ -167,7 +167,7 @@ fn send(frame: Vec<u8>) {
 }
 
 /// Watches the wire for frames that hold the text, until it is told to stop.
-fn watch(pid: i32, text: &'static [u8]) -> (mpsc::Sender<()>, std::thread::JoinHandle<usize>) {
+pub fn watch(pid: i32, text: &'static [u8]) -> (mpsc::Sender<()>, std::thread::JoinHandle<usize>) {
     let (stop, stopped) = mpsc::channel();
     let (ready, is_ready) = mpsc::channel();
     let watching = std::thread::spawn(move || {
@@ -193,14 +193,14 @@ fn watch(pid: i32, text: &'static [u8]) -> (mpsc::Sender<()>, std::thread::JoinH
     (stop, watching)
 }
 
-const MARK: &[u8] = b"docklet-spoof-mark";
+pub const MARK: &[u8] = b"docklet-spoof-mark";
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+pub fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &kind.to_be_bytes(), payload].concat()
 }
 
-fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+pub fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
     let length = (20 + 8 + MARK.len()) as u16;
     let mut ip = vec![0x45, 0];
     ip.extend(length.to_be_bytes());

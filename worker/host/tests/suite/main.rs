@@ -15,4 +15,5 @@ mod image;
 mod images;
 mod isolation;
 mod linux;
+mod published;
 mod world;

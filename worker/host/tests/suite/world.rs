@@ -46,6 +46,7 @@ pub fn vcluster(net: Subnet, index: usize) -> VclusterPlan {
         network: Network { subnet, vni: 100 + index as u32 },
         peers: Vec::new(),
         hosts: std::collections::BTreeMap::new(),
+        forwards: Vec::new(),
         keys: VclusterKeys { user: key("user"), host: key("host") },
     }
 }

@@ -143,6 +143,7 @@ impl Worker {
                             generation: plan.generation,
                             present,
                             reason: None,
+                            refused: Vec::new(),
                             at: Micros::now(),
                         };
                         self.store.txn(Txn::new().when(unchanged).put(key, &report).unwrap()).await?;

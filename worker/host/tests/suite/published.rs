@@ -1,0 +1,217 @@
+//! Published ports and tunnels with real packets: from outside, from the host, from nodes. Linux only.
+
+use docklet_types::plan::{NodePlan, Peer, VclusterPlan};
+use docklet_types::port::{Forward, Protocol};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::isolation::{HOST_SIDE, MARK, OUTSIDE, Outside, PATIENCE, can_connect, ethernet, inside, udp, watch};
+use crate::linux::world;
+use crate::world::{World, cluster, eventually};
+
+const TCP: u16 = 21_022;
+const UDP: u16 = 21_053;
+
+fn host_side() -> Ipv4Addr {
+    HOST_SIDE.parse().unwrap()
+}
+
+fn forward(protocol: Protocol, public: u16, node: &NodePlan, port: u16) -> Forward {
+    Forward { protocol, public, ip: node.ip, port }
+}
+
+/// Answers each byte on every connection to that port in the network namespace of a process.
+fn echo(pid: i32, port: u16) {
+    let listener = inside(pid, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                while stream.read(&mut byte).is_ok_and(|n| n == 1) && stream.write_all(&byte).is_ok() {}
+            });
+        }
+    });
+}
+
+/// The same for datagrams.
+fn echo_datagrams(pid: i32, port: u16) {
+    let socket = inside(pid, move || UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..n], from);
+        }
+    });
+}
+
+/// Whether a byte comes back.
+fn answers(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut byte = [0];
+    stream.write_all(b"x").is_ok() && stream.read(&mut byte).is_ok_and(|n| n == 1)
+}
+
+fn connect(from: i32, port: u16) -> Option<TcpStream> {
+    inside(from, move || TcpStream::connect_timeout(&(host_side(), port).into(), PATIENCE).ok())
+}
+
+/// Whether a datagram from there comes back, from the address that it was sent to.
+fn datagram_answers(from: i32) -> bool {
+    inside(from, || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((host_side(), UDP)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 8];
+        socket.send(b"hello").is_ok() && socket.recv(&mut buffer).is_ok_and(|n| &buffer[..n] == b"hello")
+    })
+}
+
+async fn ensure(world: &World, vcluster: &VclusterPlan) -> Vec<Forward> {
+    world.host.ensure_vcluster(vcluster).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_port_leads_to_its_node_from_everywhere_and_no_longer() {
+    let (world, _linux) = world().await;
+    let (mut a, nodes) = cluster(&world, 0, 2);
+    let (b, others) = cluster(&world, 1, 1);
+    let pid = world.bring_up(&a, &nodes[0]).await;
+    let sibling = world.bring_up(&a, &nodes[1]).await;
+    let stranger = world.bring_up(&b, &others[0]).await;
+    let outside = Outside::new(&world.net.to_string());
+    let far = outside.pid();
+    tokio::task::spawn_blocking(move || {
+        echo(pid, 7);
+        echo_datagrams(pid, 7);
+        assert!(!can_connect(far, (host_side(), TCP)), "open before it was published");
+    })
+    .await
+    .unwrap();
+    a.forwards = vec![forward(Protocol::Tcp, TCP, &nodes[0], 7), forward(Protocol::Udp, UDP, &nodes[0], 7)];
+    assert!(ensure(&world, &a).await.is_empty());
+    let host = i32::try_from(std::process::id()).unwrap();
+    let mut open = tokio::task::spawn_blocking(move || {
+        let from_all = [("outside", far), ("the host", host), ("a sibling", sibling), ("another vcluster", stranger)];
+        for (who, from) in from_all {
+            let mut stream = connect(from, TCP).unwrap_or_else(|| panic!("{who} was not let in"));
+            assert!(answers(&mut stream), "{who} got no answer");
+            assert!(datagram_answers(from), "{who} got no datagram back");
+        }
+        // Nothing else was opened: neither the node itself, nor the host.
+        assert!(!can_connect(stranger, (host_side(), 22)));
+        connect(far, TCP).unwrap()
+    })
+    .await
+    .unwrap();
+
+    // A new worker takes it over as it is.
+    let new = (world.restarted)();
+    new.prepare().await.unwrap();
+    let told = new.inventory().await.unwrap();
+    assert!(told.iter().any(|o| o.label == format!("forwards {TCP}/tcp {}:7", nodes[0].ip)), "{told:#?}");
+    let seen = world.host.observe().await.unwrap();
+    assert_eq!(seen.nodes[&nodes[0].id].init_pid, Some(pid), "the node was restarted");
+    assert!(answers(&mut open), "an open connection was cut");
+
+    // Given back: what is open ends, and nobody gets in any more.
+    a.forwards.clear();
+    assert!(ensure(&world, &a).await.is_empty());
+    tokio::task::spawn_blocking(move || {
+        assert!(!answers(&mut open), "an open connection outlived its port");
+        for from in [far, host, sibling, stranger] {
+            assert!(!can_connect(from, (host_side(), TCP)));
+        }
+    })
+    .await
+    .unwrap();
+    world.take_down(&a, &nodes).await;
+    world.take_down(&b, &others).await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_the_host_stays_its_own_until_it_is_free() {
+    const OWN: u16 = 21_023;
+    let (world, _linux) = world().await;
+    let (mut a, nodes) = cluster(&world, 0, 1);
+    let pid = world.bring_up(&a, &nodes[0]).await;
+    let outside = Outside::new(&world.net.to_string());
+    let own = TcpListener::bind(("0.0.0.0", OWN)).unwrap();
+    a.forwards = vec![forward(Protocol::Tcp, OWN, &nodes[0], 7)];
+    assert_eq!(ensure(&world, &a).await, a.forwards);
+    let far = outside.pid();
+    tokio::task::spawn_blocking(move || {
+        echo(pid, 7);
+        let there = connect(far, OWN).expect("the host's own program is not reached");
+        let (mut here, _) = own.accept().unwrap();
+        // Closed over there first: who closes first keeps the port for a minute.
+        drop(there);
+        assert_eq!(here.read(&mut [0]).unwrap(), 0);
+    })
+    .await
+    .unwrap();
+    eventually("the port is free", async || ensure(&world, &a).await.is_empty()).await;
+    tokio::task::spawn_blocking(move || {
+        assert!(answers(&mut connect(far, OWN).unwrap()));
+        assert!(TcpListener::bind(("0.0.0.0", OWN)).is_err(), "the host gave a published port to a program");
+    })
+    .await
+    .unwrap();
+    world.take_down(&a, &nodes).await;
+    world.assert_clean().await;
+}
+
+/// A frame in a VXLAN packet, as the UDP payload.
+fn tunnelled(vni: u32, frame: &[u8]) -> Vec<u8> {
+    [&[8, 0, 0, 0][..], &(vni << 8).to_be_bytes(), frame].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_hosts_of_the_vcluster_may_speak_into_its_tunnel() {
+    let (world, linux) = world().await;
+    let local = docklet_worker_host::Machine::address(&linux.host).expect("a host with a way out");
+    let (mut a, nodes) = cluster(&world, 0, 1);
+    let elsewhere: docklet_types::name::HostName = "elsewhere".parse().unwrap();
+    let far: Ipv4Addr = "198.51.100.2".parse().unwrap();
+    let ip = a.network.subnet.node_addresses().nth(7).unwrap();
+    let peer = Peer {
+        name: "node8".parse().unwrap(),
+        ip,
+        mac: docklet_types::net::Mac::of_address(ip),
+        host: elsewhere.clone(),
+    };
+    let from = peer.mac.0;
+    a.peers.push(peer);
+    a.hosts = [("here".parse().unwrap(), local), (elsewhere, far)].into();
+    let pid = world.bring_up(&a, &nodes[0]).await;
+    let outside = Outside::new(&world.net.to_string());
+    let (speaker, to) = (outside.pid(), nodes[0].mac.0);
+    let frame = ethernet(to, from, 0x0800, &udp(ip, nodes[0].ip, (1000, 1000)));
+    let packet = tunnelled(a.network.vni, &frame);
+    tokio::task::spawn_blocking(move || {
+        let arrives = |from: Ipv4Addr| {
+            let (stop, watching) = watch(pid, MARK);
+            let packet = packet.clone();
+            inside(speaker, move || {
+                let socket = UdpSocket::bind((from, 0)).unwrap();
+                socket.send_to(&packet, (host_side(), 4789)).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(200));
+            stop.send(()).unwrap();
+            watching.join().unwrap()
+        };
+        // The node may answer, and quote what it got.
+        assert!(arrives(far) > 0, "a host of the vcluster was not heard");
+        assert_eq!(arrives(OUTSIDE), 0, "a stranger spoke into the tunnel");
+    })
+    .await
+    .unwrap();
+    // The other host moves to another address: the old one is a stranger's.
+    a.hosts.insert("elsewhere".parse().unwrap(), OUTSIDE);
+    a.generation += 1;
+    ensure(&world, &a).await;
+    world.take_down(&a, &nodes).await;
+    world.assert_clean().await;
+}
