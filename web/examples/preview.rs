@@ -10,13 +10,14 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, MasterView, Me, NodeView, OperationView, QuotaView, Role, StepView,
+    AppStatus, AppView, FitView, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView, QuotaView, Role,
+    StepView,
     UsageView, UserView, VclusterView,
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
-    ImagesPage, JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm,
-    SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
+    ImagesPage, JupyterPage, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, PortForm, QuickCreate,
+    ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
     VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets,
 };
 use std::error::Error;
@@ -73,6 +74,8 @@ fn vcluster(p: &Pages<'_>, name: &str, status: Status, nodes: u32, ready: u32) -
         nodes,
         nodes_ready: ready,
         subnet: Some("172.16.0.64/26".to_owned()),
+        limits: docklet_types::rate::RateLimits::default(),
+        host_labels: std::collections::BTreeMap::new(),
         created_at: p.ago(7400),
         changed_at: p.ago(190),
         generation: 3,
@@ -154,7 +157,7 @@ fn jupyter(status: AppStatus) -> AppView {
 }
 
 fn state(p: &Pages<'_>, view: VclusterView, nodes: Vec<NodeView>, operations: Vec<OperationView>) -> VclusterState {
-    VclusterState { view, nodes, apps: vec![], operations, viewer: "alice".to_owned(), now: p.now }
+    VclusterState { view, nodes, apps: vec![], ports: vec![], operations, viewer: "alice".to_owned(), now: p.now }
 }
 
 fn home_state(p: &Pages<'_>) -> HomeState {
@@ -208,6 +211,7 @@ fn new(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         images: images(p),
         usage: USAGE,
         quota: Some(QUOTA),
+        fit: NewFit { fit: Some(FitView { fits: true, reason: None, hosts: None, more: 17 }) },
     };
     p.write("new", &page)?;
     let mut errors = Errors::one("name", "A name starts with a letter: \"9lives\" does not.");
@@ -220,6 +224,7 @@ fn vclusters(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
     let page = |state: VclusterState| VclusterPage {
         shell: p.shell(Nav::Home),
         scale: ScaleForm { nodes: state.view.nodes.to_string(), error: None, max: Some(13) },
+        publish: PortForm::default(),
         state,
     };
     let created = || operation(p, "create", "done", 7400, up_steps(3));
@@ -238,6 +243,15 @@ fn vclusters(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         NodeApp { node: "node1".to_owned(), app: jupyter(AppStatus::Running) },
         NodeApp { node: "node2".to_owned(), app: jupyter(AppStatus::Starting) },
     ];
+    running.ports = vec![PortView {
+        node: "node1".to_owned(),
+        protocol: docklet_types::port::Protocol::Tcp,
+        port: 80,
+        public_port: 10_080,
+        host: Some("rack-1".to_owned()),
+        address: Some("192.0.2.7".to_owned()),
+        reason: None,
+    }];
     p.write("vcluster", &page(running.clone()))?;
     let mut refused = page(running.clone());
     refused.scale = ScaleForm {
@@ -396,6 +410,7 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         name: "rack-a-01".to_owned(),
         status: "ready".to_owned(),
         cordoned: false,
+        labels: [("gpu".to_owned(), "yes".to_owned())].into(),
         version: "0.1.0".to_owned(),
         kernel: "6.1.0-28-amd64".to_owned(),
         cgroup: "v2".to_owned(),

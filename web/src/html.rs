@@ -8,6 +8,7 @@ use docklet_types::time::Micros;
 use docklet_types::view::{QuotaView, UsageView};
 use jiff::Timestamp;
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::assets;
@@ -241,6 +242,12 @@ pub fn quota_meters(usage: &UsageView, quota: &QuotaView) -> Html {
     // Most users publish none: no bar for what is not used.
     let ports = if usage.ports == 0 { String::new() } else { ports.0 };
     Html(format!("{nodes}{cpu}{memory}{ports}"))
+}
+
+/// `gpu=yes, rack=3`
+#[must_use]
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 /// A bar that shows a part of a whole, with its meaning in words for those who cannot see it.

@@ -24,13 +24,13 @@ pub use pages::home::{HomeCards, HomePage, HomeQuota, HomeState, HomeVcluster, Q
 pub use pages::hosts::{HostNode, HostPage, HostsPage};
 pub use pages::images::ImagesPage;
 pub use pages::jupyter::{JupyterPage, JupyterProgress};
-pub use pages::new::{NewForm, NewPage};
+pub use pages::new::{NewFit, NewForm, NewPage};
 pub use pages::problem::{ErrorPage, NotFoundPage};
 pub use pages::sign_in::SignInPage;
 pub use pages::terminal::TerminalPage;
 pub use pages::users::{UserDeletePage, UserForm, UsersPage};
 pub use pages::vcluster::{
-    NodeApp, ScaleForm, VclusterApps, VclusterDeletePage, VclusterHeader, VclusterNext, VclusterNodes, VclusterPage,
-    VclusterState, VclusterTimeline,
+    NodeApp, PortForm, ScaleForm, VclusterApps, VclusterDeletePage, VclusterHeader, VclusterNext, VclusterNodes,
+    VclusterPage, VclusterPorts, VclusterState, VclusterTimeline,
 };
 pub use shell::{Flash, FlashKind, Nav, Shell, Theme, Viewer};

@@ -8,13 +8,13 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, HostView, ImageView, MasterView, Me, NodeView, OperationView, QuotaView, Role, StepView,
-    UsageView, UserView, VclusterView,
+    AppStatus, AppView, FitView, HostFit, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView,
+    QuotaView, Role, StepView, UsageView, UserView, VclusterView,
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
-    ImagesPage, JupyterPage, Nav, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, QuickCreate, ScaleForm,
-    SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
+    ImagesPage, JupyterPage, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, PortForm, QuickCreate,
+    ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
     VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets, live,
 };
 
@@ -50,6 +50,8 @@ fn view(status: Status) -> VclusterView {
         nodes: 2,
         nodes_ready: 1,
         subnet: Some(hostile()),
+        limits: docklet_types::rate::RateLimits::default(),
+        host_labels: std::collections::BTreeMap::new(),
         created_at: hostile(),
         changed_at: hostile(),
         generation: 1,
@@ -74,6 +76,18 @@ fn app(status: AppStatus) -> AppView {
     AppView { name: hostile(), port: 8888, url: hostile(), status, reason: reason() }
 }
 
+fn port() -> PortView {
+    PortView {
+        node: hostile(),
+        protocol: docklet_types::port::Protocol::Udp,
+        port: 53,
+        public_port: 10_053,
+        host: Some(hostile()),
+        address: Some(hostile()),
+        reason: reason(),
+    }
+}
+
 fn operation(outcome: &str) -> OperationView {
     OperationView {
         id: hostile(),
@@ -94,6 +108,7 @@ fn state(status: Status) -> VclusterState {
         view: view(status),
         nodes: vec![node(status)],
         apps: apps.into_iter().map(|status| NodeApp { node: hostile(), app: app(status) }).collect(),
+        ports: vec![port()],
         operations: ["running", "done", "failed", "superseded", HOSTILE].into_iter().map(operation).collect(),
         viewer: hostile(),
         now: NOW,
@@ -133,6 +148,7 @@ fn host() -> HostView {
         name: hostile(),
         status: hostile(),
         cordoned: true,
+        labels: [(hostile(), hostile())].into(),
         version: hostile(),
         kernel: hostile(),
         cgroup: hostile(),
@@ -168,11 +184,18 @@ fn form() -> NewForm {
     }
 }
 
+fn fit() -> NewFit {
+    let hosts = Some(vec![HostFit { host: hostile(), nodes: 1 }]);
+    NewFit { fit: Some(FitView { fits: false, reason: reason(), hosts, more: 0 }) }
+}
+
 /// Every page that a status shows differently.
 fn pages_of(status: Status, pages: &mut Vec<String>) -> askama::Result<()> {
     pages.push(HomePage { shell: shell(), state: home(Some(status)) }.render()?);
     let scale = ScaleForm { nodes: hostile(), error: Some(hostile()), max: Some(3) };
-    pages.push(VclusterPage { shell: shell(), state: state(status), scale }.render()?);
+    let publish =
+        PortForm { node: hostile(), port: hostile(), public_port: hostile(), udp: true, error: Some(hostile()) };
+    pages.push(VclusterPage { shell: shell(), state: state(status), scale, publish }.render()?);
     pages.push(
         TerminalPage { shell: shell(), view: view(status), nodes: vec![node(status)], node: hostile() }.render()?,
     );
@@ -213,6 +236,7 @@ fn all_pages() -> askama::Result<Vec<String>> {
             images: vec![image()],
             usage: USAGE,
             quota: Some(QUOTA),
+            fit: fit(),
         }
         .render()?,
     );
@@ -282,8 +306,14 @@ fn hostile_texts_stay_texts_on_every_page() {
 #[test]
 fn an_address_of_a_link_cannot_be_a_script() {
     // Addresses of apps come from the master; whatever else is in the data goes into a path, encoded.
-    let page =
-        VclusterPage { shell: shell(), state: state(Status::Running), scale: ScaleForm::default() }.render().unwrap();
+    let page = VclusterPage {
+        shell: shell(),
+        state: state(Status::Running),
+        scale: ScaleForm::default(),
+        publish: PortForm::default(),
+    }
+    .render()
+    .unwrap();
     let link = page.split("href=\"").find(|rest| rest.starts_with("/vclusters/")).unwrap();
     let address = link.split('"').next().unwrap();
     assert!(address.starts_with("/vclusters/%3Cimg%20src%3Dx"), "{address}");
@@ -305,9 +335,16 @@ fn no_page_has_a_script_or_a_handler_of_its_own() {
 fn fragments_are_what_the_page_holds() {
     let mut state = state(Status::Running);
     state.apps.clear();
-    let page = VclusterPage { shell: shell(), state: state.clone(), scale: ScaleForm::default() }.render().unwrap();
+    let page = VclusterPage {
+        shell: shell(),
+        state: state.clone(),
+        scale: ScaleForm::default(),
+        publish: PortForm::default(),
+    }
+    .render()
+    .unwrap();
     let fragments = state.fragments().unwrap();
-    assert_eq!(fragments.len(), 5);
+    assert_eq!(fragments.len(), 6);
     for fragment in fragments {
         assert!(page.contains(fragment.html.trim()), "{}", fragment.id);
         assert!(fragment.html.contains(&format!("id=\"{}\"", fragment.id)));
@@ -357,8 +394,9 @@ fn an_error_stands_beside_its_field() {
     let problem = Problem::new(Code::Invalid, "cpu is a number of CPUs").at("size.cpu");
     let errors = Errors::from_problem(&problem);
     assert_eq!(errors.of("cpu"), Some("cpu is a number of CPUs"));
-    let page =
-        NewPage { shell: shell(), form: form(), errors, images: vec![], usage: USAGE, quota: None }.render().unwrap();
+    let page = NewPage { shell: shell(), form: form(), errors, images: vec![], usage: USAGE, quota: None, fit: fit() }
+        .render()
+        .unwrap();
     assert!(page.contains("id=\"cpu-error\">cpu is a number of CPUs"));
     assert!(page.contains("aria-describedby=\"cpu-error\""));
 }

@@ -1,10 +1,11 @@
 //! The endpoints, one method each, in the order of the reference: sessions, vclusters, nodes, users, images, hosts.
 
 use docklet_types::port::Protocol;
+use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeHost, ChangeUser, CreateUser, CreateVcluster, Exec, ExecResult, HostView, ImageView, Logs,
-    MasterView, Me, NodeView, OperationView, PortView, PublishPort, ScaleVcluster, Session, SignIn, UserView,
+    AppView, ChangeHost, ChangeUser, ChangeVcluster, CreateUser, CreateVcluster, Exec, ExecResult, FitView, HostView,
+    ImageView, Logs, MasterView, Me, NodeView, OperationView, PortView, PublishPort, Session, SignIn, UserView,
     VclusterView,
 };
 use reqwest::{Method, StatusCode};
@@ -112,8 +113,25 @@ impl Client {
     /// # Errors
     /// `not_found`, `invalid`, `over_quota`, `wrong_state`; or the server cannot be reached.
     pub async fn scale(&self, name: &str, nodes: i64) -> Result<VclusterView> {
-        let body = ScaleVcluster { nodes };
+        let body = ChangeVcluster { nodes: Some(nodes), limits: None };
         self.ask(self.of_owner(Call::with_body(Method::PATCH, &["vclusters", name], &body))).await
+    }
+
+    /// Sets how much the vcluster may carry over its boundary, in place of the limits before.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid`, `wrong_state`; or the server cannot be reached.
+    pub async fn limit(&self, name: &str, limits: RateLimits) -> Result<VclusterView> {
+        let body = ChangeVcluster { nodes: None, limits: Some(limits) };
+        self.ask(self.of_owner(Call::with_body(Method::PATCH, &["vclusters", name], &body))).await
+    }
+
+    /// Whether such a vcluster would find room now.
+    ///
+    /// # Errors
+    /// `invalid` names the field; or the server cannot be reached.
+    pub async fn what_if(&self, request: &CreateVcluster) -> Result<FitView> {
+        self.ask(self.of_owner(Call::with_body(Method::POST, &["vclusters", "what-if"], request))).await
     }
 
     /// Deletes a vcluster with its nodes and their disks. With `wait` the answer comes when it is gone.

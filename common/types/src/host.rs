@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use utoipa::ToSchema;
 
+use crate::label::Labels;
 use crate::name::HostName;
 use crate::time::Micros;
 
@@ -43,6 +44,8 @@ impl HostReport {
 pub struct HostSettings {
     /// No node is placed there any more; those that are there stay.
     pub cordoned: bool,
+    /// For vclusters that ask for them.
+    pub labels: Labels,
 }
 
 /// Totals, or sums of limits: thousandths of a CPU and MiB.

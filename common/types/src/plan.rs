@@ -9,6 +9,7 @@ use crate::image::ImageRef;
 use crate::name::{HostName, NodeName, UserName, VclusterName};
 use crate::net::{Mac, Subnet};
 use crate::port::Forward;
+use crate::rate::RateLimits;
 use crate::size::Size;
 use crate::spec::{VclusterKeys, Wanted};
 
@@ -51,6 +52,8 @@ pub struct VclusterPlan {
     /// Public ports of this host that lead to its nodes.
     #[serde(default)]
     pub forwards: Vec<Forward>,
+    #[serde(default)]
+    pub limits: RateLimits,
     pub keys: VclusterKeys,
 }
 

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{IdRange, NodeId, OperationId, VclusterId};
 use crate::image::ImageRef;
+use crate::label::Labels;
 use crate::name::{NodeName, UserName, VclusterName};
 use crate::port::PortMapping;
+use crate::rate::RateLimits;
 use crate::size::Size;
 use crate::time::Micros;
 
@@ -59,6 +61,11 @@ pub struct VclusterSpec {
     /// Published ports of its nodes, each with a key of its own (`ports/<protocol>/<public>`); none once it is to go.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    #[serde(default)]
+    pub limits: RateLimits,
+    /// Labels that a host must have to take its nodes.
+    #[serde(default)]
+    pub host_labels: Labels,
     pub wanted: Wanted,
     /// Counts changes of this spec, from 1.
     pub generation: u64,

@@ -4,10 +4,12 @@
 //! is wrong.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::host::{Capacity, Check};
 use crate::port::Protocol;
+use crate::rate::RateLimits;
 use crate::report::{Reason, Step};
 use crate::size::Size;
 use crate::status::Status;
@@ -81,6 +83,29 @@ pub struct CreateVcluster {
     /// The size of each node; the configured default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<SizeRequest>,
+    /// Only hosts with these labels take its nodes: `{"gpu": "yes"}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_labels: BTreeMap<String, String>,
+}
+
+/// The answer to `POST /api/v1/vclusters/what-if`: whether such a vcluster would find room now. Nothing is reserved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FitView {
+    pub fits: bool,
+    /// Why it does not fit.
+    pub reason: Option<Reason>,
+    /// Where its nodes would go; for administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<HostFit>>,
+    /// Nodes of that size that would find room beside these; none where these do not all fit.
+    pub more: u32,
+}
+
+/// How many nodes a host would get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostFit {
+    pub host: String,
+    pub nodes: u32,
 }
 
 /// A size with defaults for what is left out.
@@ -95,11 +120,16 @@ pub struct SizeRequest {
     pub disk_mib: Option<i64>,
 }
 
-/// `PATCH /api/v1/vclusters/{name}`: scales to that many nodes. Scaling in removes the nodes that came last.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+/// `PATCH /api/v1/vclusters/{name}`: what is left out stays as it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ScaleVcluster {
-    pub nodes: i64,
+pub struct ChangeVcluster {
+    /// Scales to that many nodes. Scaling in removes the nodes that came last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<i64>,
+    /// Takes the place of the limits before: a direction that is left out has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RateLimits>,
 }
 
 /// A vcluster as its owner sees it.
@@ -119,6 +149,11 @@ pub struct VclusterView {
     pub nodes_ready: u32,
     /// Its private network, once it has one: `172.16.0.0/26`.
     pub subnet: Option<String>,
+    #[serde(default)]
+    pub limits: RateLimits,
+    /// What it asks of its hosts.
+    #[serde(default)]
+    pub host_labels: BTreeMap<String, String>,
     /// RFC 3339.
     pub created_at: String,
     pub changed_at: String,
@@ -313,6 +348,9 @@ pub struct ChangeHost {
     /// Whether new nodes are kept off the host; those that are there stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordoned: Option<bool>,
+    /// Sets these labels, and takes those away whose value is null.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -322,6 +360,8 @@ pub struct HostView {
     pub status: String,
     /// An administrator keeps new nodes off it, whatever its status.
     pub cordoned: bool,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     pub version: String,
     pub kernel: String,
     pub cgroup: String,

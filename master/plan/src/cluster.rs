@@ -5,6 +5,7 @@
 
 use docklet_types::host::{Capacity, HostReport, HostSettings};
 use docklet_types::id::{NodeId, VclusterId};
+use docklet_types::label::Labels;
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan, VclusterPlan};
 use docklet_types::port::Protocol;
@@ -76,6 +77,13 @@ impl HostState {
     #[must_use]
     pub fn is_cordoned(&self) -> bool {
         self.settings.as_ref().is_some_and(|s| s.value.cordoned)
+    }
+
+    /// Whether it has all of these labels.
+    #[must_use]
+    pub fn has_labels(&self, asked: &Labels) -> bool {
+        let has = |key, value| self.settings.as_ref().is_some_and(|s| s.value.labels.get(key) == Some(value));
+        asked.iter().all(|(key, value)| has(key, value))
     }
 }
 

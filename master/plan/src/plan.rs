@@ -257,7 +257,7 @@ fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: 
         if planned.decisions.len() >= BATCH {
             continue;
         }
-        let room = room.get_or_insert_with(|| Room::of(cluster, policy, &siblings));
+        let room = room.get_or_insert_with(|| Room::of(cluster, policy, &siblings, &spec.host_labels));
         let Some(ip) = free.next() else {
             planned.waiting.insert(
                 node.id,
@@ -370,6 +370,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
             peers: peers.clone(),
             hosts: hosts.clone(),
             forwards: forwards.get(host).cloned().unwrap_or_default(),
+            limits: spec.limits,
             keys: spec.keys.clone(),
         };
         if present.is_none_or(|p| *p.value != wanted) {

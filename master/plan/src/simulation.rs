@@ -113,6 +113,8 @@ impl World {
             size: Size::new(1.0, 100, 100).unwrap(),
             nodes,
             ports: vec![],
+            limits: docklet_types::rate::RateLimits::default(),
+            host_labels: docklet_types::label::Labels::new(),
             wanted: Wanted::Running,
             generation: 1,
             created_at: Micros(0),

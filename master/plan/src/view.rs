@@ -3,6 +3,7 @@
 use docklet_types::host::Capacity;
 use docklet_types::host::CheckOutcome;
 use docklet_types::id::NodeId;
+use docklet_types::label;
 use docklet_types::name::HostName;
 use docklet_types::port::PortMapping;
 use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming, VclusterReport};
@@ -37,6 +38,8 @@ pub fn vcluster(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vc
         size: spec.size,
         nodes: u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX),
         nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        limits: spec.limits,
+        host_labels: label::texts(&spec.host_labels),
         subnet: cluster.network(spec.id).map(|n| n.value.subnet.to_string()),
         created_at: spec.created_at.to_string(),
         changed_at: spec.changed_at.to_string(),
@@ -224,6 +227,7 @@ pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<Host
         name: name.to_string(),
         status: status.to_owned(),
         cordoned: host.is_cordoned(),
+        labels: host.settings.as_ref().map(|s| label::texts(&s.value.labels)).unwrap_or_default(),
         version: report.version.clone(),
         kernel: report.kernel.clone(),
         cgroup: report.cgroup.clone(),

@@ -4,21 +4,27 @@ use docklet_master_db::DbError;
 use docklet_master_db::operations::NewOperation;
 use docklet_master_db::users::User;
 use docklet_master_plan::admit::{self, Refusal};
+use docklet_master_plan::place::{self, Fit, Room};
 use docklet_store::keys::Key;
 use docklet_store::{Compare, Outcome, StoreError, Txn};
 use docklet_types::id::{NodeId, OperationId, VclusterId};
 use docklet_types::image::ImageRef;
+use docklet_types::label::{self, Labels};
 use docklet_types::name::{ImageName, NodeName, UserName, VclusterName};
+use docklet_types::rate::RateLimits;
+use docklet_types::report::Reason;
 use docklet_types::size::{Cpu, Size};
 use docklet_types::spec::{NodeSpec, Usage, VclusterKeys, VclusterSpec, Wanted};
 use docklet_types::time::Micros;
 use docklet_types::view::{CreateVcluster, Role, SizeRequest, VclusterView};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::Settings;
 use super::images::ImageError;
 use super::keys::{self, KeyError};
 use super::vclusters::Vclusters;
+use crate::http::problem::sentence;
 
 /// Tries until a conflict is told to the client.
 pub(super) const TRIES: usize = 50;
@@ -72,6 +78,7 @@ pub struct NewVcluster {
     pub nodes: u32,
     pub image: ImageName,
     pub size: Size,
+    pub host_labels: Labels,
 }
 
 /// # Errors
@@ -112,7 +119,23 @@ impl NewVcluster {
             Some(text) => text.parse().map_err(|e| CreateError::Field(FieldError::new("image", e)))?,
         };
         let size = size(request.size, settings.default_size).map_err(CreateError::Field)?;
-        Ok(Self { name, nodes, image, size })
+        let host_labels = label::parse(&request.host_labels);
+        let host_labels = host_labels.map_err(|e| CreateError::Field(FieldError::new("host_labels", e)))?;
+        Ok(Self { name, nodes, image, size, host_labels })
+    }
+}
+
+impl NewVcluster {
+    fn usage(&self) -> Usage {
+        let (nodes, size) = (u64::from(self.nodes), self.size);
+        Usage {
+            vclusters: 1,
+            nodes: self.nodes,
+            cpu_millis: nodes * u64::from(size.cpu.millis()),
+            memory_mib: nodes * u64::from(size.memory_mib),
+            disk_mib: nodes * u64::from(size.disk_mib),
+            ports: 0,
+        }
     }
 }
 
@@ -150,6 +173,31 @@ impl Vclusters {
         let nodes = (1..=new.nodes).map(|n| new_node(NodeName::numbered(n), &image, new.size)).collect();
         let draft = Draft { id, operation, new, image, nodes, keys, now };
         self.write_new(actor, owner, draft).await
+    }
+
+    /// Whether such a vcluster would be admitted and find room now. Nothing is reserved.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn what_if(&self, owner: &UserName, new: &NewVcluster) -> Result<Fit, CreateError> {
+        let user = self.owner(owner).await?;
+        let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
+        let (room, refusal) = self.view.read(|cluster| {
+            let used = cluster.usage(owner).map_or_else(Usage::default, |u| *u.value);
+            let refusal = admit::within_cap(cap, used, used.plus(new.usage()))
+                .and_then(|()| admit::fits_some_host(cluster, new.size))
+                .and_then(|()| admit::fits_network(&self.settings.policy, None, new.nodes));
+            (Room::of(cluster, &self.settings.policy, &BTreeMap::new(), &new.host_labels), refusal.err())
+        });
+        let fit = place::what_if(room, new.size, new.nodes);
+        Ok(match refusal {
+            // Placement's own reason only says what could be waited for.
+            Some(refusal) => {
+                let code = if refusal.is_quota() { "over_quota" } else { "invalid" };
+                Fit { reason: Some(Reason::new(code, sentence(&refusal))), more: 0, ..fit }
+            }
+            None => fit,
+        })
     }
 
     async fn write_new(&self, actor: &UserName, owner: &UserName, draft: Draft) -> Result<VclusterView, CreateError> {
@@ -301,6 +349,8 @@ impl Draft {
             size: self.new.size,
             nodes: self.nodes.clone(),
             ports: Vec::new(),
+            limits: RateLimits::default(),
+            host_labels: self.new.host_labels.clone(),
             wanted: Wanted::Running,
             generation: 1,
             created_at: self.now,

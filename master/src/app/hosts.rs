@@ -6,12 +6,16 @@ use docklet_master_plan::view;
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
 use docklet_types::host::HostSettings;
+use docklet_types::label::{self, LabelText, Labels};
 use docklet_types::name::{HostName, UserName, VclusterName};
 use docklet_types::view::{ChangeHost, HostView, NodeView};
 
-use super::create::TRIES;
+use super::create::{FieldError, TRIES};
 use crate::auth::Actor;
 use crate::reconcile::ClusterView;
+
+/// More is a mistake in a script sooner than a wish.
+const MAX_LABELS: usize = 64;
 
 /// Why nothing was decided about a host.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +26,30 @@ pub enum HostError {
     Alive,
     #[error("nodes are placed on the host")]
     HasNodes(u32),
+    #[error(transparent)]
+    Field(FieldError),
     #[error("too many changes at the same time")]
     Contended,
     #[error("the store cannot take it")]
     Store(#[source] StoreError),
+}
+
+/// The labels as they are to be.
+fn relabelled(old: &Labels, change: &ChangeHost) -> Result<Labels, HostError> {
+    let wrong = |e: label::LabelError| HostError::Field(FieldError::new("labels", e));
+    let mut labels = old.clone();
+    for (key, value) in &change.labels {
+        let key = key.parse::<LabelText>().map_err(wrong)?;
+        match value {
+            Some(value) => labels.insert(key, value.parse().map_err(wrong)?),
+            None => labels.remove(&key),
+        };
+    }
+    if labels.len() > MAX_LABELS {
+        let message = format!("a host has at most {MAX_LABELS} labels");
+        return Err(HostError::Field(FieldError::new("labels", message)));
+    }
+    Ok(labels)
 }
 
 /// A node on a host, with whom it belongs to.
@@ -70,14 +94,15 @@ impl Hosts {
             let shown = self.get(name).ok_or(HostError::NotFound)?;
             let settings = self.view.read(|cluster| cluster.host(name).and_then(|h| h.settings.clone()));
             let old = settings.as_ref().map_or_else(HostSettings::default, |s| (*s.value).clone());
-            let new = HostSettings { cordoned: change.cordoned.unwrap_or(old.cordoned) };
+            let labels = relabelled(&old.labels, change)?;
+            let new = HostSettings { cordoned: change.cordoned.unwrap_or(old.cordoned), labels };
             if new == old {
                 return Ok(shown);
             }
             let unchanged = Compare::as_read(&key, settings.map(|s| s.revision));
             let txn = Txn::new().when(unchanged).put(&key, &new).map_err(HostError::Store)?;
             if let Outcome::Committed { revision } = self.store.txn(txn).await.map_err(HostError::Store)? {
-                tracing::info!(host = %name, actor = %actor.name(), cordoned = new.cordoned, "host changed");
+                tracing::info!(host = %name, actor = %actor.name(), cordoned = new.cordoned, labels = label::listed(&new.labels), "host changed");
                 self.view.reached(revision).await;
                 return self.get(name).ok_or(HostError::NotFound);
             }

@@ -1,6 +1,8 @@
-//! Published ports: a port of the host that holds a node leads to a port of the node.
+//! What a vcluster's network does towards the outside: published ports and rate limits.
 //!
-//! They are part of what is wanted, so that they survive everything and follow the node. A key per protocol and public
+//! A published port of the host that holds a node leads to a port of the node.
+//!
+//! Both are part of what is wanted, so that they survive everything and follow the node. A key per protocol and public
 //! port, written in the same transaction, makes each the only one in the installation. Nothing starts or stops, so a
 //! change of ports is no operation of the history.
 
@@ -11,8 +13,9 @@ use docklet_store::keys::Key;
 use docklet_store::{Outcome, StoreError};
 use docklet_types::name::{NodeName, UserName, VclusterName};
 use docklet_types::port::{PortMapping, Protocol};
+use docklet_types::rate::RateLimits;
 use docklet_types::spec::{Usage, VclusterSpec, Wanted};
-use docklet_types::view::{PortView, PublishPort, Role};
+use docklet_types::view::{PortView, PublishPort, Role, VclusterView};
 use uuid::Uuid;
 
 use super::change::{Present, in_view};
@@ -161,6 +164,33 @@ impl Vclusters {
             if self.amend(&mut spec, &present).await? {
                 tracing::info!(vcluster = %spec.id, owner = %owner, name = %name, %protocol, public, actor = %actor, "a port was given back");
                 return Ok(());
+            }
+            present = self.again_from_store(&present, owner).await?;
+        }
+        Err(PortError::Contended)
+    }
+
+    /// Sets how much the vcluster may carry over its boundary, and returns how it looks then.
+    ///
+    /// # Errors
+    /// See [`PortError`].
+    pub async fn limit(
+        &self,
+        actor: &UserName,
+        owner: &UserName,
+        name: &VclusterName,
+        limits: RateLimits,
+    ) -> Result<VclusterView, PortError> {
+        let mut present = self.view.read(|cluster| in_view(cluster, owner, name)).ok_or(PortError::NoVcluster)?;
+        for _ in 0..TRIES {
+            let mut spec = present.spec.clone();
+            if spec.wanted == Wanted::Absent {
+                return Err(PortError::Deleting);
+            }
+            spec.limits = limits;
+            if spec == present.spec || self.amend(&mut spec, &present).await? {
+                tracing::info!(vcluster = %spec.id, owner = %owner, name = %name, ingress = limits.ingress_kbit, egress = limits.egress_kbit, actor = %actor, "rates were limited");
+                return self.by_id(spec.id).ok_or(PortError::NoVcluster);
             }
             present = self.again_from_store(&present, owner).await?;
         }

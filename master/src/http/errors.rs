@@ -4,7 +4,7 @@ use docklet_master_plan::admit::Refusal;
 use docklet_store::StoreError;
 use docklet_types::problem::Code;
 
-use super::problem::ApiError;
+use super::problem::{ApiError, sentence};
 use crate::app::change::ChangeError;
 use crate::app::create::{CreateError, FieldError};
 use crate::app::hosts::HostError;
@@ -16,16 +16,6 @@ use crate::app::vclusters::NoSuchVcluster;
 use crate::auth::gate::SignInError;
 use crate::auth::sessions::BeginError;
 use crate::proxy::agent::AccessError;
-
-/// A sentence out of an error's message.
-fn sentence(error: &impl ToString) -> String {
-    let text = error.to_string();
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => format!("{}{}.", first.to_uppercase(), letters.as_str().trim_end_matches('.')),
-        None => text,
-    }
-}
 
 fn field(error: FieldError) -> ApiError {
     ApiError::invalid(error.field, sentence(&error.message))
@@ -182,6 +172,7 @@ impl From<HostError> for ApiError {
     fn from(error: HostError) -> Self {
         match error {
             HostError::NotFound => Self::not_found("host"),
+            HostError::Field(error) => field(error),
             HostError::Alive => Self::new(
                 Code::WrongState,
                 "The host is alive. Stop docklet-worker there first, and remove the host half a minute later.",

@@ -75,10 +75,12 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(delete().to(users::remove)),
         )
         .service(v1("/vclusters").route(read().to(vclusters::list)).route(post().to(vclusters::create)))
+        // Only POST, so that a vcluster of that name can be looked at.
+        .service(v1("/vclusters/what-if").guard(guard::Post()).route(post().to(vclusters::what_if)))
         .service(
             v1("/vclusters/{name}")
                 .route(read().to(vclusters::get))
-                .route(patch().to(vclusters::scale))
+                .route(patch().to(vclusters::change))
                 .route(delete().to(vclusters::delete)),
         )
         .service(v1("/vclusters/{name}/start").route(post().to(vclusters::start)))

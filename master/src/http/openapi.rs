@@ -18,7 +18,7 @@ use super::{events, health, hosts, images, masters, metrics, nodes, ports, sessi
     paths(
         sessions::create, sessions::end,
         users::me, users::list, users::create, users::get, users::change, users::remove,
-        vclusters::list, vclusters::create, vclusters::get, vclusters::scale, vclusters::delete,
+        vclusters::list, vclusters::create, vclusters::what_if, vclusters::get, vclusters::change, vclusters::delete,
         vclusters::start, vclusters::stop, vclusters::retry, vclusters::operations,
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
         ports::list, ports::publish, ports::unpublish,

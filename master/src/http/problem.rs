@@ -129,3 +129,14 @@ impl ResponseError for ApiError {
         response
     }
 }
+
+/// A sentence out of an error's message.
+#[must_use]
+pub fn sentence(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => format!("{}{}.", first.to_uppercase(), letters.as_str().trim_end_matches('.')),
+        None => text,
+    }
+}

@@ -6,12 +6,13 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::name::{UserName, VclusterName};
 use docklet_types::problem::{Code, Problem};
+use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
-use docklet_types::view::{CreateVcluster, OperationView, ScaleVcluster, VclusterView};
+use docklet_types::view::{ChangeVcluster, CreateVcluster, FitView, HostFit, OperationView, VclusterView};
 
 use super::body::Json;
 use super::idempotency::{Idempotency, Reply};
-use super::problem::ApiError;
+use super::problem::{ApiError, sentence};
 use super::query::{OwnerQuery, VclusterPath, WaitQuery, owner};
 use crate::app::change::Action;
 use crate::app::create::NewVcluster;
@@ -65,6 +66,35 @@ pub async fn create(
     .await
 }
 
+/// Whether such a vcluster would find room now, and for how many more nodes there is room. Nothing is reserved.
+#[utoipa::path(post, path = "/api/v1/vclusters/what-if", tag = "vclusters", request_body = CreateVcluster, params(OwnerQuery), responses(
+    (status = 200, description = "Whether it fits, and if not, why", body = FitView),
+    (status = 404, description = "Somebody else's", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`invalid`, with the field", body = Problem, content_type = "application/problem+json")))]
+pub async fn what_if(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    query: web::Query<OwnerQuery>,
+    body: Json<CreateVcluster>,
+) -> Result<HttpResponse, ApiError> {
+    let owner = owner(&actor, query.owner.as_deref())?;
+    let new = NewVcluster::parse(&body.value, vclusters.settings())?;
+    Ok(HttpResponse::Ok().json(fit(&actor, &vclusters, &owner, &new).await?))
+}
+
+/// The answer, with hosts by name for administrators only.
+pub(crate) async fn fit(
+    actor: &Actor,
+    vclusters: &Vclusters,
+    owner: &UserName,
+    new: &NewVcluster,
+) -> Result<FitView, ApiError> {
+    let fit = vclusters.what_if(owner, new).await?;
+    let hosts = || fit.hosts.iter().map(|(host, nodes)| HostFit { host: host.to_string(), nodes: *nodes }).collect();
+    let hosts = actor.is_admin().then(hosts);
+    Ok(FitView { fits: fit.reason.is_none(), reason: fit.reason, hosts, more: fit.more })
+}
+
 fn owner_suffix(actor: &Actor, owner: &UserName) -> String {
     if actor.name() == owner { String::new() } else { format!("?owner={owner}") }
 }
@@ -101,27 +131,43 @@ pub async fn get(
     }
 }
 
-/// Scales to that many nodes. Scaling in removes the nodes that came last, with their disks.
-#[utoipa::path(patch, path = "/api/v1/vclusters/{name}", tag = "vclusters", request_body = ScaleVcluster,
+/// Scales to that many nodes, or sets how much it may carry over its boundary. Scaling in removes the nodes that came
+/// last, with their disks.
+#[utoipa::path(patch, path = "/api/v1/vclusters/{name}", tag = "vclusters", request_body = ChangeVcluster,
     params(("name" = String, Path), OwnerQuery), responses(
         (status = 202, description = "Accepted", body = VclusterView),
+        (status = 400, description = "`malformed_body`: it says nothing", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`over_quota`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`wrong_state`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid`", body = Problem, content_type = "application/problem+json")))]
-pub async fn scale(
+pub async fn change(
     actor: Actor,
     vclusters: web::Data<Vclusters>,
     path: web::Path<VclusterPath>,
     query: web::Query<OwnerQuery>,
-    body: Json<ScaleVcluster>,
+    body: Json<ChangeVcluster>,
 ) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
     // First whether there is one: what is wrong with the number is nobody else's business.
     vclusters.id_of(&owner, &path.name)?;
-    let nodes =
-        admit::node_count(body.value.nodes).map_err(|e| ApiError::from(crate::app::change::ChangeError::Refused(e)))?;
-    let view = changed(vclusters, &actor, owner, path.into_inner().name, Action::Scale(nodes)).await?;
+    if body.value.nodes.is_none() && body.value.limits.is_none() {
+        return Err(ApiError::new(Code::MalformedBody, "The body says neither nodes nor limits."));
+    }
+    let refused = |e| ApiError::from(crate::app::change::ChangeError::Refused(e));
+    let nodes = body.value.nodes.map(admit::node_count).transpose().map_err(refused)?;
+    let limits = body.value.limits.map(RateLimits::checked).transpose();
+    let limits = limits.map_err(|e| ApiError::invalid(e.field, sentence(&e)))?;
+    let name = path.into_inner().name;
+    let mut view = vclusters.get(&owner, &name)?;
+    if let Some(limits) = limits {
+        let (vclusters, actor, owner, name) =
+            (vclusters.clone().into_inner(), actor.name().clone(), owner.clone(), name.clone());
+        view = Idempotency::run(async move { Ok(vclusters.limit(&actor, &owner, &name, limits).await?) }).await?;
+    }
+    if let Some(nodes) = nodes {
+        view = changed(vclusters, &actor, owner, name, Action::Scale(nodes)).await?;
+    }
     Ok(HttpResponse::Accepted().json(view))
 }
 

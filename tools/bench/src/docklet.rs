@@ -74,7 +74,7 @@ impl Docklet {
             name: self.name.clone(),
             nodes: i64::from(nodes),
             image: Some(self.image.clone()),
-            size: None,
+            ..CreateVcluster::default()
         };
         let began = Instant::now();
         self.made = true;

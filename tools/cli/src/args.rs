@@ -114,6 +114,20 @@ pub enum Command {
     },
     /// Change the number of nodes. Scaling in deletes the nodes that came last.
     Scale(Scale),
+    /// Limit what a vcluster carries over its boundary; traffic between its nodes is not limited.
+    Limit {
+        /// Name of the vcluster.
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
+        name: String,
+        /// To the nodes: Mbit/s, or 512k, 10m, 1g, none.
+        #[arg(long = "in", value_name = "RATE", value_parser = parse_rate, required_unless_present = "egress")]
+        ingress: Option<Rate>,
+        /// From the nodes, likewise.
+        #[arg(long = "out", value_name = "RATE", value_parser = parse_rate)]
+        egress: Option<Rate>,
+    },
+    /// Whether a vcluster would find room now, before it is made. Ends with 1 where it would not.
+    Fit(Wanted),
     /// Delete vclusters with everything on their disks.
     #[command(visible_alias = "rm")]
     Delete {
@@ -187,6 +201,13 @@ pub struct Create {
     /// Name of the vcluster: 1 to 20 of a-z, 0-9 and -, a letter first.
     #[arg(value_name = "NAME")]
     pub name: String,
+    #[command(flatten)]
+    pub wanted: Wanted,
+}
+
+/// What a vcluster is to be like.
+#[derive(Debug, Args)]
+pub struct Wanted {
     /// Number of nodes.
     #[arg(short, long, default_value_t = 1, value_name = "N", allow_negative_numbers = true)]
     pub nodes: i64,
@@ -202,6 +223,9 @@ pub struct Create {
     /// Disk of each node: 8g, or MiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_mib, allow_negative_numbers = true)]
     pub disk: Option<i64>,
+    /// Only hosts with this label take its nodes; may be given more than once.
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub host_labels: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -307,6 +331,15 @@ pub enum HostCommand {
         #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
         name: String,
     },
+    /// Label a host for vclusters that ask for it; KEY- takes a label away.
+    Label {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+        /// What to set or to take away.
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = parse_label_change)]
+        labels: Vec<(String, Option<String>)>,
+    },
     /// Forget a host that is gone and holds no node.
     #[command(visible_alias = "rm")]
     Remove {
@@ -385,6 +418,48 @@ impl FromStr for Place {
             return Err("write it as NAME/NODE, e.g. demo/node1".to_owned());
         }
         Ok(Self { vcluster: vcluster.to_owned(), node: node.map(str::to_owned) })
+    }
+}
+
+/// A limit, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub Option<u32>);
+
+/// `10` (Mbit/s), `512k`, `1.5m`, `1g` or `none`, in kbit/s. Whether it is in range is the server's word.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    let wrong = || "write it as a number of Mbit/s, or 512k, 10m, 1g, none".to_owned();
+    let lower = text.trim().to_ascii_lowercase();
+    if lower == "none" {
+        return Ok(Rate(None));
+    }
+    let unit_at = lower.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(unit_at);
+    let factor = match unit {
+        "k" | "kbit" => 1.0,
+        "" | "m" | "mbit" => 1000.0,
+        "g" | "gbit" => 1_000_000.0,
+        _ => return Err(wrong()),
+    };
+    let kbit = number.trim().parse::<f64>().map_err(|_| wrong())? * factor;
+    if !kbit.is_finite() || kbit.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&kbit) {
+        return Err(wrong());
+    }
+    // Whole and in range.
+    Ok(Rate(Some(kbit as u32)))
+}
+
+/// `gpu=yes`
+pub fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, e.g. gpu=yes")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `gpu=yes` sets, `gpu-` takes away.
+pub fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((key, value)), _) => Ok((key.to_owned(), Some(value.to_owned()))),
+        (None, Some(key)) => Ok((key.to_owned(), None)),
+        (None, None) => Err("write it as KEY=VALUE, or KEY- to take the label away".to_owned()),
     }
 }
 

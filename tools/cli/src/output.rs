@@ -5,6 +5,7 @@
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use docklet_types::status::Status;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 
@@ -76,6 +77,11 @@ const fn look(status: Status) -> (&'static str, &'static str) {
         Status::Stopped => ("○", "2"),
         Status::Failed => ("✗", "31"),
     }
+}
+
+/// `gpu=yes, rack=3`
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 /// One column of a table.

@@ -36,6 +36,8 @@ fn view(name: &str, status: Status) -> VclusterView {
         nodes: 3,
         nodes_ready: 2,
         subnet: Some("172.16.0.0/26".to_owned()),
+        limits: docklet_types::rate::RateLimits::default(),
+        host_labels: std::collections::BTreeMap::new(),
         created_at: "2026-01-01T00:00:00Z".to_owned(),
         changed_at: "2026-01-01T00:00:00Z".to_owned(),
         generation: 1,
@@ -54,7 +56,7 @@ fn a_command_line_for_create() {
         panic!()
     };
     assert_eq!(
-        (create.name.as_str(), create.nodes, create.memory, create.cpu, create.disk),
+        (create.name.as_str(), create.wanted.nodes, create.wanted.memory, create.wanted.cpu, create.wanted.disk),
         ("demo", 3, Some(2048), Some(0.5), Some(8192))
     );
 }
@@ -62,7 +64,7 @@ fn a_command_line_for_create() {
 #[test]
 fn the_server_judges_numbers_so_that_negative_ones_reach_it() {
     let Command::Create(create) = parse("create demo -n -1").unwrap().command else { panic!() };
-    assert_eq!(create.nodes, -1);
+    assert_eq!(create.wanted.nodes, -1);
     let Command::Scale(scale) = parse("scale demo -3").unwrap().command else { panic!() };
     assert_eq!(scale.count, Some(-3));
 }
@@ -269,4 +271,41 @@ fn sessions_are_kept_per_server_and_readable_by_their_owner_only() {
     assert!(!sessions.forget("http://a").unwrap());
     assert_eq!(sessions.get("http://b").unwrap().unwrap().token, "2");
     assert_eq!(std::fs::read_dir(dir.path().join("docklet")).unwrap().count(), 1);
+}
+
+#[test]
+fn rates_are_numbers_of_megabits_or_have_a_unit() {
+    use crate::args::{Rate, parse_label_change, parse_rate};
+    for (text, kbit) in [("10", 10_000), ("512k", 512), ("1.5m", 1500), ("1G", 1_000_000), (" 2mbit", 2000)] {
+        assert_eq!(parse_rate(text), Ok(Rate(Some(kbit))), "{text}");
+    }
+    assert_eq!(parse_rate("none"), Ok(Rate(None)));
+    for bad in ["", "fast", "-1", "0.0001", "1e99"] {
+        assert!(parse_rate(bad).is_err(), "{bad:?} was accepted");
+    }
+    assert_eq!(parse_label_change("gpu=yes"), Ok(("gpu".to_owned(), Some("yes".to_owned()))));
+    assert_eq!(parse_label_change("gpu-"), Ok(("gpu".to_owned(), None)));
+    assert!(parse_label_change("gpu").is_err());
+}
+
+#[test]
+fn where_a_port_is_reached_and_whether_it_fits() {
+    use crate::commands::{sentence_of_port, verdict};
+    use docklet_types::port::Protocol;
+    use docklet_types::view::{FitView, HostFit, PortView};
+    let mut port = PortView {
+        node: "node1".to_owned(),
+        protocol: Protocol::Udp,
+        port: 53,
+        public_port: 10_053,
+        host: Some("h1".to_owned()),
+        address: Some("10.0.0.5".to_owned()),
+        reason: None,
+    };
+    assert_eq!(sentence_of_port(&port), "10.0.0.5:10053 (udp) leads to port 53 of node1");
+    (port.host, port.address) = (None, None);
+    assert_eq!(sentence_of_port(&port), "10053 (udp) leads to port 53 of node1, once the node has a host");
+    let hosts = Some(vec![HostFit { host: "h1".to_owned(), nodes: 3 }]);
+    let fit = FitView { fits: true, reason: None, hosts, more: 17 };
+    assert_eq!(verdict(&fit, 3), "3 nodes fit, and 17 more of that size\n  3 nodes on h1\n");
 }

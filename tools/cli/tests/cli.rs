@@ -54,6 +54,8 @@ fn view(status: Status) -> VclusterView {
         nodes: 3,
         nodes_ready: 3,
         subnet: None,
+        limits: docklet_types::rate::RateLimits::default(),
+        host_labels: std::collections::BTreeMap::new(),
         created_at: "2026-01-01T00:00:00Z".to_owned(),
         changed_at: "2026-01-01T00:00:00Z".to_owned(),
         generation: 1,

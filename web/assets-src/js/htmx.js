@@ -10,6 +10,8 @@ htmx.registerExtension("docklet", {
     return true;
   },
   htmx_before_response(element, { ctx }) {
+    // A part asks for its own content, from wherever the page is.
+    if (element.closest?.("[data-part]")) return true;
     const url = new URL(ctx.response.raw.url || location.href, location.href);
     if (url.pathname === location.pathname) return true;
     // A refused form answers at its own address with the page it stands on.
@@ -20,6 +22,8 @@ htmx.registerExtension("docklet", {
 });
 
 document.addEventListener("htmx:after:swap", ({ target }) => {
+  // Whoever types in another field stays there.
+  if (target.closest?.("[data-part]")) return;
   document.querySelector("#main [aria-invalid=true]")?.focus();
   target.dispatchEvent?.(new CustomEvent("docklet:changed", { bubbles: true }));
 });

@@ -4,7 +4,7 @@ use crate::form::Errors;
 use crate::shell::Shell;
 use crate::{assets, html};
 use askama::Template;
-use docklet_types::view::{ImageView, QuotaView, UsageView};
+use docklet_types::view::{FitView, ImageView, QuotaView, UsageView};
 
 /// The form as it was typed, or its defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +16,14 @@ pub struct NewForm {
     pub cpu: String,
     pub memory_mib: String,
     pub disk_mib: String,
+}
+
+/// Whether what the form asks for finds room now: a part of the page, and the answer to `POST /vclusters/new`.
+#[derive(Debug, Clone, Template)]
+#[template(path = "parts/new_fit.html")]
+pub struct NewFit {
+    /// Absent while the form cannot be understood.
+    pub fit: Option<FitView>,
 }
 
 /// `GET /vclusters/new`, and with errors the answer (422) to a refused `POST /vclusters`.
@@ -30,6 +38,7 @@ pub struct NewPage {
     pub usage: UsageView,
     /// Absent for administrators, who have no cap.
     pub quota: Option<QuotaView>,
+    pub fit: NewFit,
 }
 
 const FIELDS: [&str; 6] = ["name", "nodes", "image", "cpu", "memory_mib", "disk_mib"];

@@ -3,10 +3,11 @@
 use crate::shell::Shell;
 use crate::{Fragment, assets, html, link};
 use askama::Template;
+use docklet_types::rate::RateLimits;
 use docklet_types::report::Reason;
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
-use docklet_types::view::{AppStatus, AppView, NodeView, OperationView, StepView, VclusterView};
+use docklet_types::view::{AppStatus, AppView, NodeView, OperationView, PortView, StepView, VclusterView};
 
 use super::jupyter::JupyterProgress;
 
@@ -24,6 +25,8 @@ pub struct VclusterState {
     pub nodes: Vec<NodeView>,
     /// Apps that were ever started; a node that is not named has none.
     pub apps: Vec<NodeApp>,
+    /// By protocol and number.
+    pub ports: Vec<PortView>,
     /// Newest first.
     pub operations: Vec<OperationView>,
     /// The viewer's user name.
@@ -54,6 +57,7 @@ impl VclusterState {
             Fragment { id: VclusterHeader::ID.to_owned(), html: VclusterHeader { state: self }.render()? },
             Fragment { id: VclusterNext::ID.to_owned(), html: VclusterNext { state: self }.render()? },
             Fragment { id: VclusterApps::ID.to_owned(), html: VclusterApps { state: self }.render()? },
+            Fragment { id: VclusterPorts::ID.to_owned(), html: VclusterPorts { state: self }.render()? },
             Fragment { id: VclusterNodes::ID.to_owned(), html: VclusterNodes { state: self }.render()? },
             Fragment { id: VclusterTimeline::ID.to_owned(), html: VclusterTimeline { state: self }.render()? },
         ];
@@ -156,6 +160,32 @@ impl VclusterState {
         self.cli("exec", " -- uname -a")
     }
 
+    /// `10.0.0.5:10080`, or the port alone while its address is not known.
+    fn reached(&self, port: &PortView) -> String {
+        let at = port.address.as_deref().or(port.host.as_deref());
+        at.map_or_else(|| format!("port {}", port.public_port), |at| format!("{at}:{}", port.public_port))
+    }
+
+    fn unpublish(&self, port: &PortView) -> String {
+        self.url(&format!("ports/{}/{}/remove", port.protocol, port.public_port))
+    }
+
+    /// `10 Mbit/s in, no limit out`; nothing where there is none.
+    fn limits(&self) -> Option<String> {
+        let RateLimits { ingress_kbit, egress_kbit } = self.view.limits;
+        let rate = |kbit: Option<u32>| match kbit {
+            None => "no limit".to_owned(),
+            Some(kbit) if kbit.is_multiple_of(1000) => format!("{} Mbit/s", kbit / 1000),
+            Some(kbit) => format!("{kbit} kbit/s"),
+        };
+        let any = ingress_kbit.or(egress_kbit).is_some();
+        any.then(|| format!("{} in, {} out", rate(ingress_kbit), rate(egress_kbit)))
+    }
+
+    fn host_labels(&self) -> String {
+        html::labels(&self.view.host_labels)
+    }
+
     fn started_in(&self, node: &NodeView) -> String {
         node.ready_millis.map_or_else(|| "–".to_owned(), html::millis)
     }
@@ -198,6 +228,17 @@ pub struct VclusterApps<'a> {
 
 impl VclusterApps<'_> {
     pub const ID: &'static str = "vcluster-apps";
+}
+
+/// Published ports. Event and element id: `vcluster-ports`.
+#[derive(Debug, Clone, Copy, Template)]
+#[template(path = "parts/vcluster_ports.html")]
+pub struct VclusterPorts<'a> {
+    pub state: &'a VclusterState,
+}
+
+impl VclusterPorts<'_> {
+    pub const ID: &'static str = "vcluster-ports";
 }
 
 /// The table of the nodes. Event and element id: `vcluster-nodes`.
@@ -262,13 +303,25 @@ pub struct ScaleForm {
     pub max: Option<u32>,
 }
 
-/// `GET /vclusters/{name}`, and with an error the answer (422) to a refused `POST …/scale`.
+/// The form that publishes a port.
+#[derive(Debug, Clone, Default)]
+pub struct PortForm {
+    /// As typed.
+    pub node: String,
+    pub port: String,
+    pub public_port: String,
+    pub udp: bool,
+    pub error: Option<String>,
+}
+
+/// `GET /vclusters/{name}`, and with an error the answer (422) to a refused `POST …/scale` or `POST …/ports`.
 #[derive(Debug, Clone, Template)]
 #[template(path = "vcluster.html")]
 pub struct VclusterPage {
     pub shell: Shell,
     pub state: VclusterState,
     pub scale: ScaleForm,
+    pub publish: PortForm,
 }
 
 /// `GET /vclusters/{name}/delete`: says what is lost and asks once.

@@ -16,6 +16,7 @@ use docklet_types::name::NodeName;
 use docklet_types::net::Subnet;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::{Forward, Protocol};
+use docklet_types::rate::RateLimits;
 use docklet_types::report::Reason;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,6 +108,7 @@ pub struct FakeVcluster {
     pub hosts: BTreeMap<Ipv4Addr, NodeName>,
     /// Public ports that lead to its nodes.
     pub forwards: BTreeSet<Forward>,
+    pub limits: RateLimits,
 }
 
 struct Failure {
@@ -250,6 +252,7 @@ impl FakeHost {
         for vcluster in state.vclusters.values_mut() {
             vcluster.bridge = false;
             vcluster.forwards.clear();
+            vcluster.limits = RateLimits::default();
         }
         state.prepared = false;
     }
@@ -338,7 +341,8 @@ impl Networks for FakeHost {
         for other in state.vclusters.values_mut() {
             other.forwards.retain(|f| !forwards.iter().any(|n| (n.protocol, n.public) == (f.protocol, f.public)));
         }
-        let made = FakeVcluster { subnet, bridge: true, generation: vcluster.generation, hosts, forwards };
+        let limits = vcluster.limits;
+        let made = FakeVcluster { subnet, bridge: true, generation: vcluster.generation, hosts, forwards, limits };
         state.vclusters.insert(vcluster.id, made);
         Ok(refused)
     }
@@ -483,6 +487,13 @@ impl Machine for FakeHost {
             found.push(Owned { kind: "directory", label: format!("vclusters/{id}"), owner });
             if vcluster.bridge {
                 found.push(Owned { kind: "link", label: kernel_names::bridge(*id), owner });
+            }
+            let limits = &vcluster.limits;
+            for (direction, kbit) in [("ingress", limits.ingress_kbit), ("egress", limits.egress_kbit)] {
+                if let Some(kbit) = kbit {
+                    let label = format!("{direction} {} {kbit} kbit/s", kernel_names::bridge(*id));
+                    found.push(Owned { kind: "nft_element", label, owner });
+                }
             }
             for Forward { protocol, public, ip, port } in &vcluster.forwards {
                 let label = format!("forwards {public}/{protocol} {ip}:{port}");

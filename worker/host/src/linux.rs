@@ -296,7 +296,7 @@ impl Networks for LinuxHost {
         let forwards = self.inner.published.hold(&bridge, &vcluster.forwards).map_err(|e| fail(&e))?;
         let refused = vcluster.forwards.iter().filter(|f| !forwards.contains(f)).copied().collect();
         let tunnel = tunnel::senders(vcluster, address).map(|hosts| (vcluster.network.vni, hosts));
-        let share = nft::share::Share { forwards: forwards.into_iter().collect(), tunnel };
+        let share = nft::share::Share { forwards: forwards.into_iter().collect(), tunnel, limits: vcluster.limits };
         // Before the tunnel: nobody else may ever speak into it.
         self.inner.firewall.set_share(&bridge, share).await.map_err(|e| fail(&e))?;
         let state = self.inner.paths.vcluster_state(vcluster.id);

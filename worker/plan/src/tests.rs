@@ -54,6 +54,7 @@ fn vcluster(n: u8, wanted: Wanted, generation: u64) -> VclusterPlan {
         peers: Vec::new(),
         hosts: BTreeMap::new(),
         forwards: Vec::new(),
+        limits: docklet_types::rate::RateLimits::default(),
         keys: VclusterKeys { user: pair.clone(), host: pair },
     }
 }

@@ -71,6 +71,7 @@ pub fn vcluster(wanted: Wanted, generation: u64) -> VclusterPlan {
         peers: Vec::new(),
         hosts: std::collections::BTreeMap::new(),
         forwards: Vec::new(),
+        limits: docklet_types::rate::RateLimits::default(),
         keys: VclusterKeys { user: pair.clone(), host: pair },
     }
 }

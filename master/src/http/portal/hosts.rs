@@ -63,7 +63,7 @@ pub async fn show(
 
 async fn set_cordoned(actor: Actor, hosts: web::Data<Hosts>, name: HostName, cordoned: bool) -> Result<(), ApiError> {
     actor.must_be_admin()?;
-    let (hosts, change) = (hosts.into_inner(), ChangeHost { cordoned: Some(cordoned) });
+    let (hosts, change) = (hosts.into_inner(), ChangeHost { cordoned: Some(cordoned), ..ChangeHost::default() });
     Idempotency::run(async move { Ok(hosts.change(&actor, &name, &change).await?) }).await.map(drop)
 }
 

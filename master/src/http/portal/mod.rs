@@ -38,7 +38,7 @@ pub fn configure(service: &mut web::ServiceConfig) {
         .service(at("/sign-in").route(read().to(sign_in::show)).route(post().to(sign_in::sign_in)))
         .service(at("/sign-out").route(post().to(sign_in::sign_out)))
         .service(at("/vclusters").route(post().to(new::create)))
-        .service(at("/vclusters/new").route(read().to(new::show)))
+        .service(at("/vclusters/new").route(read().to(new::show)).route(post().to(new::fit)))
         .service(at("/vclusters/{name}").route(read().to(vcluster::show)))
         .service(at("/vclusters/{name}/start").route(post().to(vcluster::start)))
         .service(at("/vclusters/{name}/stop").route(post().to(vcluster::stop)))
@@ -47,6 +47,8 @@ pub fn configure(service: &mut web::ServiceConfig) {
         .service(
             at("/vclusters/{name}/delete").route(read().to(vcluster::ask_delete)).route(post().to(vcluster::delete)),
         )
+        .service(at("/vclusters/{name}/ports").route(post().to(vcluster::publish)))
+        .service(at("/vclusters/{name}/ports/{protocol}/{public_port}/remove").route(post().to(vcluster::unpublish)))
         .service(at("/vclusters/{name}/terminal").route(read().to(terminal::show)))
         .service(
             at("/vclusters/{name}/nodes/{node}/jupyter")
@@ -109,7 +111,10 @@ pub fn public_shell(request: &HttpRequest) -> Shell {
 
 /// Whether a problem belongs beside a field of the form that caused it.
 fn is_for_form(problem: &Problem) -> bool {
-    matches!(problem.code, Code::Invalid | Code::UnknownImage | Code::OverQuota | Code::NameTaken | Code::WrongPassword)
+    matches!(
+        problem.code,
+        Code::Invalid | Code::UnknownImage | Code::OverQuota | Code::NameTaken | Code::PortTaken | Code::WrongPassword
+    )
 }
 
 /// 422 for a form that is shown again.

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::view::{CreateVcluster, SizeRequest};
-use docklet_web::{Errors, Nav, NewForm, NewPage, link};
+use docklet_web::{Errors, Nav, NewFit, NewForm, NewPage, link};
 use serde::Deserialize;
 
 use super::{REFUSED, go, is_for_form, page, shell};
@@ -13,6 +13,7 @@ use crate::app::vclusters::Vclusters;
 use crate::auth::Actor;
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::ApiError;
+use crate::http::vclusters::fit as fit_view;
 
 /// The form as it arrives: everything is text.
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +54,7 @@ impl Form {
                 memory_mib: optional("memory_mib", &self.memory_mib)?,
                 disk_mib: optional("disk_mib", &self.disk_mib)?,
             }),
+            ..CreateVcluster::default()
         })
     }
 
@@ -77,6 +79,14 @@ async fn render(
     form: NewForm,
     errors: Errors,
 ) -> Result<HttpResponse, ApiError> {
+    let typed = Form {
+        nodes: form.nodes.clone(),
+        cpu: form.cpu.clone(),
+        memory_mib: form.memory_mib.clone(),
+        disk_mib: form.disk_mib.clone(),
+        ..Form::default()
+    };
+    let fit = room_for(actor, vclusters, &typed).await?;
     let shown = NewPage {
         shell: shell(request, actor, Nav::Home),
         form,
@@ -84,8 +94,35 @@ async fn render(
         images: images.list().await?,
         usage: vclusters.usage(actor.name()),
         quota: (!actor.is_admin()).then(|| vclusters.settings().quota()),
+        fit,
     };
     page(status, &shown)
+}
+
+/// Whether what is typed finds room; nothing is said of what cannot be understood yet.
+async fn room_for(actor: &Actor, vclusters: &Vclusters, form: &Form) -> Result<NewFit, ApiError> {
+    let asked = form.request().ok().map(|mut asked| {
+        // Neither matters for the room, and both may be half typed.
+        "fit".clone_into(&mut asked.name);
+        asked.image = None;
+        NewVcluster::parse(&asked, vclusters.settings())
+    });
+    Ok(match asked {
+        Some(Ok(new)) => NewFit { fit: Some(fit_view(actor, vclusters, actor.name(), &new).await?) },
+        _ => NewFit { fit: None },
+    })
+}
+
+/// `POST /vclusters/new`: the part of the form that says whether it fits.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn fit(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    form: web::Form<Form>,
+) -> Result<HttpResponse, ApiError> {
+    page(StatusCode::OK, &room_for(&actor, &vclusters, &form).await?)
 }
 
 /// `GET /vclusters/new`

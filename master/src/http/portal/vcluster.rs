@@ -7,8 +7,8 @@ use docklet_types::name::{NodeName, UserName, VclusterName};
 use docklet_types::problem::Code;
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
-use docklet_types::view::VclusterView;
-use docklet_web::{Nav, NodeApp, ScaleForm, VclusterDeletePage, VclusterPage, VclusterState, link};
+use docklet_types::view::{PublishPort, VclusterView};
+use docklet_web::{Nav, NodeApp, PortForm, ScaleForm, VclusterDeletePage, VclusterPage, VclusterState, link};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -17,9 +17,11 @@ use super::{REFUSED, flash, go, home, is_for_form, page, shell};
 use crate::app::apps::Apps;
 use crate::app::change::{Action, ChangeError};
 use crate::app::history::History;
+use crate::app::ports::NewPort;
 use crate::app::vclusters::Vclusters;
 use crate::auth::Actor;
 use crate::http::idempotency::Idempotency;
+use crate::http::ports::PortPath;
 use crate::http::problem::ApiError;
 use crate::http::query::{OwnerQuery, VclusterPath, owner};
 
@@ -61,7 +63,8 @@ impl Sources {
                 }
             }
         }
-        Ok(VclusterState { view, nodes, apps, operations, viewer: viewer.to_string(), now: Micros::now() })
+        let ports = self.vclusters.ports(owner, name)?;
+        Ok(VclusterState { view, nodes, apps, ports, operations, viewer: viewer.to_string(), now: Micros::now() })
     }
 }
 
@@ -78,6 +81,13 @@ fn most(actor: &Actor, vclusters: &Vclusters, view: &VclusterView) -> Option<u32
     Some(vclusters.settings().user_cap.nodes.saturating_sub(used) + view.nodes)
 }
 
+/// A form that was refused, as it was typed, with what is wrong.
+enum Typed {
+    Nothing,
+    Scale { nodes: String, error: String },
+    Port(PortForm),
+}
+
 async fn render(
     status: StatusCode,
     request: &HttpRequest,
@@ -85,15 +95,21 @@ async fn render(
     sources: &Sources,
     owner: &UserName,
     name: &VclusterName,
-    typed: Option<(String, String)>,
+    typed: Typed,
 ) -> Result<HttpResponse, ApiError> {
     let state = sources.state(actor.name(), owner, name).await?;
-    let (nodes, error) = match typed {
-        Some((nodes, error)) => (nodes, Some(error)),
-        None => (state.view.nodes.to_string(), None),
+    let mut scale = ScaleForm {
+        nodes: state.view.nodes.to_string(),
+        error: None,
+        max: most(actor, &sources.vclusters, &state.view),
     };
-    let scale = ScaleForm { nodes, error, max: most(actor, &sources.vclusters, &state.view) };
-    let mut response = page(status, &VclusterPage { shell: shell(request, actor, Nav::Home), state, scale })?;
+    let mut publish = PortForm::default();
+    match typed {
+        Typed::Nothing => {}
+        Typed::Scale { nodes, error } => (scale.nodes, scale.error) = (nodes, Some(error)),
+        Typed::Port(form) => publish = form,
+    }
+    let mut response = page(status, &VclusterPage { shell: shell(request, actor, Nav::Home), state, scale, publish })?;
     flash::forget(request, &mut response);
     Ok(response)
 }
@@ -112,7 +128,8 @@ pub async fn show(
     query: web::Query<OwnerQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let owner = owner(&actor, query.owner.as_deref())?;
-    render(StatusCode::OK, &request, &actor, &sources(vclusters, history, apps), &owner, &path.name, None).await
+    render(StatusCode::OK, &request, &actor, &sources(vclusters, history, apps), &owner, &path.name, Typed::Nothing)
+        .await
 }
 
 fn address(actor: &Actor, owner: &UserName, name: &VclusterName) -> String {
@@ -225,9 +242,105 @@ pub async fn scale(
     match done {
         Ok(_) => Ok(go(&address(&actor, &owner, name))),
         Err(error) if is_for_form(&error.problem) => {
-            let typed = Some((form.nodes.clone(), error.problem.detail.clone()));
+            let typed = Typed::Scale { nodes: form.nodes.clone(), error: error.problem.detail.clone() };
             render(REFUSED, &request, &actor, &sources(vclusters, history, apps), &owner, name, typed).await
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// The form that publishes a port.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Publish {
+    node: String,
+    port: String,
+    protocol: String,
+    public_port: String,
+}
+
+impl Publish {
+    fn request(&self) -> Result<PublishPort, ApiError> {
+        let whole = |field: &str, text: &str| {
+            let wrong = |_| ApiError::invalid(field, format!("{:?} is not a whole number.", text.trim()));
+            text.trim().parse::<i64>().map_err(wrong)
+        };
+        Ok(PublishPort {
+            node: self.node.trim().to_owned(),
+            port: whole("port", &self.port)?,
+            protocol: self.protocol.parse().map_err(|e| ApiError::invalid("protocol", format!("{e}.")))?,
+            public_port: match self.public_port.trim() {
+                "" => None,
+                text => Some(whole("public_port", text)?),
+            },
+        })
+    }
+}
+
+/// `POST /vclusters/{name}/ports`
+///
+/// # Errors
+/// What is not a matter of the form.
+#[allow(clippy::too_many_arguments, reason = "each is one thing that the framework extracts")]
+pub async fn publish(
+    request: HttpRequest,
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    history: web::Data<History>,
+    apps: web::Data<Apps>,
+    path: web::Path<VclusterPath>,
+    query: web::Query<OwnerQuery>,
+    form: web::Form<Publish>,
+) -> Result<HttpResponse, ApiError> {
+    let owner = owner(&actor, query.owner.as_deref())?;
+    let name = &path.name;
+    let asked = form.request().and_then(|asked| Ok(NewPort::parse(&asked)?));
+    let done = match asked {
+        Ok(new) => {
+            let (shared, asker) = (vclusters.clone().into_inner(), actor.name().clone());
+            let (owner, name) = (owner.clone(), name.clone());
+            Idempotency::run(async move { Ok(shared.publish(&asker, &owner, &name, &new).await?) }).await
+        }
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(_) => Ok(go(&address(&actor, &owner, name))),
+        Err(error) if is_for_form(&error.problem) => {
+            let form = form.into_inner();
+            let typed = PortForm {
+                udp: form.protocol == "udp",
+                node: form.node,
+                port: form.port,
+                public_port: form.public_port,
+                error: Some(error.problem.detail),
+            };
+            let sources = sources(vclusters, history, apps);
+            render(REFUSED, &request, &actor, &sources, &owner, name, Typed::Port(typed)).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// `POST /vclusters/{name}/ports/{protocol}/{public_port}/remove`
+///
+/// # Errors
+/// `not_found`, `unavailable`
+pub async fn unpublish(
+    actor: Actor,
+    vclusters: web::Data<Vclusters>,
+    path: web::Path<PortPath>,
+    query: web::Query<OwnerQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let owner = owner(&actor, query.owner.as_deref())?;
+    let back = go(&address(&actor, &owner, &path.name));
+    let (vclusters, asker, path) = (vclusters.into_inner(), actor.name().clone(), path.into_inner());
+    let removed = Idempotency::run(async move {
+        Ok(vclusters.unpublish(&asker, &owner, &path.name, path.protocol, path.public_port).await?)
+    });
+    match removed.await {
+        // The page was a moment old: it is gone already.
+        Ok(()) => Ok(back),
+        Err(error) if error.problem.code == Code::NotFound => Ok(back),
         Err(error) => Err(error),
     }
 }

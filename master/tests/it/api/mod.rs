@@ -7,6 +7,7 @@ mod idempotency;
 mod lifecycle;
 mod masters;
 mod matrix;
+mod placement;
 mod planners;
 mod portal;
 mod ports;

@@ -198,6 +198,34 @@ async fn refused_forms_come_back_with_what_was_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ports_are_published_and_given_back_and_what_fits_is_told() {
+    let site = site().await;
+    let mut browser = Browser::signed_in(&site, "ada").await;
+    browser.user().running("demo", 1).await;
+    let form = |port: &'static str, public: &'static str| {
+        [("node", "node1"), ("port", port), ("protocol", "udp"), ("public_port", public)]
+    };
+    assert_eq!(browser.post("/vclusters/demo/ports", &form("53", "10053")).await.header("location"), "/vclusters/demo");
+    assert!(page(&browser.get("/vclusters/demo").await, 200).contains("node1:53"));
+    let refused = browser.post("/vclusters/demo/ports", &form("54", "10053")).await;
+    assert!(page(&refused, 422).contains("published already") && refused.text.contains("value=\"54\""));
+    assert!(page(&browser.post("/vclusters/demo/ports", &form("x", "")).await, 422).contains("whole number"));
+    for _ in 0..2 {
+        let removed = browser.post("/vclusters/demo/ports/udp/10053/remove", &[]).await;
+        assert_eq!(removed.header("location"), "/vclusters/demo");
+    }
+    assert!(!page(&browser.get("/vclusters/demo").await, 200).contains("node1:53"));
+
+    let size = [("cpu", "1"), ("memory_mib", "1024"), ("disk_mib", "1024")];
+    let fit = browser.post("/vclusters/new", &[&[("name", ""), ("nodes", "2")][..], &size].concat()).await;
+    assert!(fit.text.contains("Fits now"), "{}", fit.text);
+    assert!(!fit.text.contains("h1"), "a host is named: {}", fit.text);
+    let over = browser.post("/vclusters/new", &[&[("name", "x"), ("nodes", "60")][..], &size].concat()).await;
+    assert!(over.text.contains("quota"), "{}", over.text);
+    assert_eq!(browser.post("/vclusters/new", &[("nodes", "many")]).await.text.trim(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn buttons_do_what_they_say() {
     let site = site().await;
     let mut browser = Browser::signed_in(&site, "ada").await;

@@ -1,12 +1,13 @@
 //! Vclusters as a whole: make, look, start, stop, scale, delete.
 
 use docklet_client::{Client, Target};
+use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
-use docklet_types::view::{CreateVcluster, NodeView, OperationView, SizeRequest, VclusterView};
+use docklet_types::view::{CreateVcluster, FitView, NodeView, OperationView, SizeRequest, VclusterView};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-use crate::args::{Create, Format, Scale};
+use crate::args::{Create, Format, Rate, Scale, Wanted};
 use crate::commands::Context;
 use crate::failure::{Failure, Result};
 use crate::output::{self, Style, Value, column, facts, millis, nodes, oneline, show, table};
@@ -61,16 +62,69 @@ pub fn clusters(vclusters: &[VclusterView], style: Style, now: jiff::Timestamp) 
     table(&columns, &rows, style)
 }
 
+fn request(name: String, wanted: Wanted) -> CreateVcluster {
+    let size = SizeRequest { cpu: wanted.cpu, memory_mib: wanted.memory, disk_mib: wanted.disk };
+    CreateVcluster {
+        name,
+        nodes: wanted.nodes,
+        image: wanted.image,
+        size: (size != SizeRequest::default()).then_some(size),
+        host_labels: wanted.host_labels.into_iter().collect(),
+    }
+}
+
+/// Ends with 1 where it would not fit.
+pub async fn fit(cx: &Context, wanted: Wanted) -> Result<u8> {
+    let count = wanted.nodes;
+    // The name does not matter: nothing is made.
+    let fit = cx.client()?.what_if(&request("fit".to_owned(), wanted)).await?;
+    show(cx.global.output, &fit, || verdict(&fit, count));
+    Ok(u8::from(!fit.fits))
+}
+
+/// `3 nodes fit, and 17 more of that size`
+pub fn verdict(fit: &FitView, count: i64) -> String {
+    let asked = nodes(u32::try_from(count).unwrap_or(u32::MAX));
+    let mut text = match &fit.reason {
+        Some(reason) => format!("{asked} would not fit: {}\n", oneline(&reason.message)),
+        None if count == 1 => format!("{asked} fits, and {} more of that size\n", fit.more),
+        None => format!("{asked} fit, and {} more of that size\n", fit.more),
+    };
+    for host in fit.hosts.iter().flatten() {
+        text.push_str(&format!("  {} on {}\n", nodes(host.nodes), host.host));
+    }
+    text
+}
+
+/// A direction that is not named keeps its limit.
+pub async fn limit(cx: &Context, name: &str, ingress: Option<Rate>, egress: Option<Rate>) -> Result<()> {
+    let client = cx.client()?;
+    let mut limits = client.vcluster(name).await?.limits;
+    if let Some(Rate(kbit)) = ingress {
+        limits.ingress_kbit = kbit;
+    }
+    if let Some(Rate(kbit)) = egress {
+        limits.egress_kbit = kbit;
+    }
+    let view = client.limit(name, limits).await?;
+    show(cx.global.output, &view, || format!("{} carries {}\n", view.name, rates(&view.limits)));
+    Ok(())
+}
+
+/// `10 Mbit/s in, any rate out`
+fn rates(limits: &RateLimits) -> String {
+    let rate = |kbit: Option<u32>| match kbit {
+        None => "any rate".to_owned(),
+        Some(kbit) if kbit.is_multiple_of(1000) => format!("{} Mbit/s", kbit / 1000),
+        Some(kbit) => format!("{kbit} kbit/s"),
+    };
+    format!("{} in, {} out", rate(limits.ingress_kbit), rate(limits.egress_kbit))
+}
+
 pub async fn create(cx: &Context, args: Create) -> Result<()> {
     let client = cx.client()?;
-    let size = SizeRequest { cpu: args.cpu, memory_mib: args.memory, disk_mib: args.disk };
     let began = Instant::now();
-    let request = CreateVcluster {
-        name: args.name,
-        nodes: args.nodes,
-        image: args.image,
-        size: (size != SizeRequest::default()).then_some(size),
-    };
+    let request = request(args.name, args.wanted);
     let view = client.create(&request).await?;
     let view = carry(cx, &client, view, Status::Running).await?;
     show(cx.global.output, &view, || sentence(&view, took(cx, began)));
@@ -226,6 +280,12 @@ fn head(view: &VclusterView, style: Style, now: jiff::Timestamp) -> String {
         ("subnet", view.subnet.clone().unwrap_or_else(|| "-".to_owned())),
         ("age", output::age(&view.created_at, now)),
     ];
+    if view.limits != RateLimits::default() {
+        lines.push(("limits", rates(&view.limits)));
+    }
+    if !view.host_labels.is_empty() {
+        lines.push(("host labels", output::labels(&view.host_labels)));
+    }
     if let Some(reason) = &view.reason {
         lines.push(("reason", oneline(&reason.message)));
     }

@@ -7,7 +7,9 @@ mod operator;
 mod port;
 
 #[cfg(test)]
-pub use cluster::clusters;
+pub use cluster::{clusters, verdict};
+#[cfg(test)]
+pub use port::sentence as sentence_of_port;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -144,6 +146,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Stop { name } => cluster::stop(cx, &name).await?,
         Command::Retry { name } => cluster::retry(cx, &name).await?,
         Command::Scale(args) => cluster::scale(cx, args).await?,
+        Command::Limit { name, ingress, egress } => cluster::limit(cx, &name, ingress, egress).await?,
+        Command::Fit(wanted) => return cluster::fit(cx, wanted).await,
         Command::Delete { names, yes } => cluster::delete(cx, &names, yes).await?,
         Command::Exec(args) => return node::exec(cx, args).await,
         Command::Connect { place, session } => return node::connect(cx, place, session.as_deref()).await,

@@ -51,12 +51,21 @@ pub async fn host(cx: &Context, command: HostCommand) -> Result<()> {
             show(cx.global.output, &host, || host_facts(&host, cx.style()));
         }
         HostCommand::Cordon { name } => {
-            let host = client.change_host(&name, &ChangeHost { cordoned: Some(true) }).await?;
+            let host = client.change_host(&name, &ChangeHost { cordoned: Some(true), ..ChangeHost::default() }).await?;
             show(cx.global.output, &host, || format!("{name} takes no new nodes; {} stay there\n", host.nodes));
         }
         HostCommand::Uncordon { name } => {
-            let host = client.change_host(&name, &ChangeHost { cordoned: Some(false) }).await?;
+            let host =
+                client.change_host(&name, &ChangeHost { cordoned: Some(false), ..ChangeHost::default() }).await?;
             show(cx.global.output, &host, || format!("{name} takes nodes again\n"));
+        }
+        HostCommand::Label { name, labels } => {
+            let change = ChangeHost { labels: labels.into_iter().collect(), ..ChangeHost::default() };
+            let host = client.change_host(&name, &change).await?;
+            show(cx.global.output, &host, || match host.labels.is_empty() {
+                true => format!("{name} has no labels\n"),
+                false => format!("{name} is labelled {}\n", output::labels(&host.labels)),
+            });
         }
         HostCommand::Remove { name } => {
             client.remove_host(&name).await?;
@@ -99,6 +108,7 @@ fn host_table(hosts: &[HostView], style: Style) -> String {
         column("CPU").right().spare(3),
         column("MEMORY").right().spare(2),
         column("DISK").right().spare(4),
+        column("LABELS").spare(1),
         column("STORAGE").spare(5),
         column("KERNEL").spare(6),
         column("VERSION").spare(7),
@@ -113,6 +123,7 @@ fn host_table(hosts: &[HostView], style: Style) -> String {
                 cpu(h).into(),
                 memory(h).into(),
                 disk(h).into(),
+                output::labels(&h.labels).into(),
                 h.storage.clone().into(),
                 h.kernel.clone().into(),
                 h.version.clone().into(),
@@ -151,6 +162,7 @@ fn host_facts(host: &HostView, style: Style) -> String {
             ("cpu", format!("{} handed out", cpu(host))),
             ("memory", format!("{} handed out", memory(host))),
             ("disk", format!("{} handed out", disk(host))),
+            ("labels", output::labels(&host.labels)),
             ("storage", host.storage.clone()),
             ("cgroup", host.cgroup.clone()),
             ("kernel", host.kernel.clone()),

@@ -91,6 +91,11 @@ fn filter(known: &Known, elements: &nft::Elements, found: &mut Vec<Owned>) {
             let label = format!("forwards {public}/{protocol} {ip}:{port}");
             found.push(Owned { kind: "nft_element", label, owner });
         }
+        for (direction, kbit) in [("ingress", share.limits.ingress_kbit), ("egress", share.limits.egress_kbit)] {
+            if let Some(kbit) = kbit {
+                found.push(Owned { kind: "nft_element", label: format!("{direction} {bridge} {kbit} kbit/s"), owner });
+            }
+        }
         if let Some((id, hosts)) = &share.tunnel {
             let hosts = hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             found.push(Owned { kind: "nft_element", label: format!("tunnels {id} {hosts}"), owner });

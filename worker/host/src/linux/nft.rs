@@ -111,6 +111,7 @@ add chain inet {t} from_nodes
 add chain inet {t} to_nodes
 add chain inet {t} to_host
 add chain inet {t} through
+add chain inet {t} limits {{ type filter hook forward priority -10; policy accept; }}
 flush set inet {t} private
 flush chain inet {t} prerouting
 flush chain inet {t} output
@@ -122,10 +123,14 @@ flush chain inet {t} from_nodes
 flush chain inet {t} to_nodes
 flush chain inet {t} to_host
 flush chain inet {t} through
+flush chain inet {t} limits
 add element inet {t} private {{ {private} }}
 add rule inet {t} prerouting fib daddr type local meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @forwards
 add rule inet {t} output ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @forwards
 add rule inet {t} redirects oifname @bridges icmp type redirect drop
+add rule inet {t} limits iifname . oifname @bridged accept
+add rule inet {t} limits limit name iifname map @egress drop
+add rule inet {t} limits limit name oifname map @ingress drop
 add rule inet {t} forward ct status dnat ct reply ip saddr {net} jump through
 add rule inet {t} through ct state related accept
 add rule inet {t} through ct direction original meta l4proto . ip daddr . th dport @published accept

@@ -5,6 +5,7 @@ use docklet_types::id::VclusterId;
 use docklet_types::image::ImageRef;
 use docklet_types::plan::NodePlan;
 use docklet_types::port::{Forward, Protocol};
+use docklet_types::rate::RateLimits;
 use docklet_worker_host::Owner;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -375,6 +376,34 @@ pub async fn published_ports_follow_the_plan(world: &World) {
     world.assert_clean().await;
 }
 
+/// Rate limits come, change and go with the plans.
+pub async fn rate_limits_follow_the_plan(world: &World) {
+    let (mut vcluster, _) = cluster(world, 0, 1);
+    let (mut other, _) = cluster(world, 1, 1);
+    let limits = async |id: VclusterId| -> Vec<String> {
+        let all = world.host.inventory().await.unwrap();
+        let of_it = all.into_iter().filter(|o| o.kind == "nft_element" && o.owner == Owner::Vcluster(id));
+        of_it.filter(|o| o.label.ends_with("kbit/s")).map(|o| o.label).collect()
+    };
+    other.limits = RateLimits { ingress_kbit: Some(64), egress_kbit: None };
+    world.host.ensure_vcluster(&other).await.unwrap();
+    let bridge = docklet_types::kernel_names::bridge(vcluster.id);
+    for (ingress, egress) in [(None, Some(1000)), (Some(5000), Some(2000)), (Some(5000), None), (None, None)] {
+        vcluster.limits = RateLimits { ingress_kbit: ingress, egress_kbit: egress };
+        world.host.ensure_vcluster(&vcluster).await.unwrap();
+        let told = |direction: &str, kbit: Option<u32>| kbit.map(|k| format!("{direction} {bridge} {k} kbit/s"));
+        let expected: Vec<String> = [told("egress", egress), told("ingress", ingress)].into_iter().flatten().collect();
+        assert_eq!(limits(vcluster.id).await, expected);
+    }
+    assert_eq!(limits(other.id).await.len(), 1);
+    vcluster.limits.egress_kbit = Some(1000);
+    world.host.ensure_vcluster(&vcluster).await.unwrap();
+    for id in [vcluster.id, other.id] {
+        world.host.remove_vcluster(id).await.unwrap();
+    }
+    world.assert_clean().await;
+}
+
 /// Many at once, in any order.
 pub async fn nodes_come_and_go_at_once(world: &World) {
     let (vcluster, nodes) = cluster(world, 0, 6);
@@ -434,5 +463,6 @@ on_both! {
     logs_are_the_end_of_the_console,
     a_vcluster_remembers_its_generation,
     published_ports_follow_the_plan,
+    rate_limits_follow_the_plan,
     nodes_come_and_go_at_once,
 }

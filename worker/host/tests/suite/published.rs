@@ -2,9 +2,10 @@
 
 use docklet_types::plan::{NodePlan, Peer, VclusterPlan};
 use docklet_types::port::{Forward, Protocol};
+use docklet_types::rate::RateLimits;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use crate::isolation::{HOST_SIDE, MARK, OUTSIDE, Outside, PATIENCE, can_connect, ethernet, inside, udp, watch};
 use crate::linux::world;
@@ -156,6 +157,55 @@ async fn a_port_of_the_host_stays_its_own_until_it_is_free() {
     tokio::task::spawn_blocking(move || {
         assert!(answers(&mut connect(far, OWN).unwrap()));
         assert!(TcpListener::bind(("0.0.0.0", OWN)).is_err(), "the host gave a published port to a program");
+    })
+    .await
+    .unwrap();
+    world.take_down(&a, &nodes).await;
+    world.assert_clean().await;
+}
+
+/// Bytes per second that arrive over one connection, once the first second's worth is through.
+fn speed(from: i32, to: i32, address: SocketAddr, mark: Duration, time: Duration) -> f64 {
+    let listener = inside(to, move || TcpListener::bind(("0.0.0.0", address.port())).unwrap());
+    let sender = std::thread::spawn(move || {
+        let mut stream = inside(from, move || TcpStream::connect(address).unwrap());
+        let block = vec![0; 16 << 10];
+        // Ends when the other end is closed.
+        while stream.write_all(&block).is_ok() {}
+    });
+    let (mut stream, _) = listener.accept().unwrap();
+    let (begin, mut block, mut bytes) = (Instant::now(), vec![0; 64 << 10], 0);
+    while begin.elapsed() < mark + time {
+        let n = stream.read(&mut block).unwrap();
+        bytes += if begin.elapsed() > mark { n } else { 0 };
+    }
+    drop(stream);
+    sender.join().unwrap();
+    bytes as f64 / time.as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_crosses_the_boundary_is_limited_and_what_stays_inside_is_not() {
+    const INGRESS: u32 = 8000;
+    const EGRESS: u32 = 16_000;
+    let (world, _linux) = world().await;
+    let (mut a, nodes) = cluster(&world, 0, 2);
+    a.limits = RateLimits { ingress_kbit: Some(INGRESS), egress_kbit: Some(EGRESS) };
+    a.forwards = vec![forward(Protocol::Tcp, TCP, &nodes[0], TCP)];
+    let pid = world.bring_up(&a, &nodes[0]).await;
+    let sibling = world.bring_up(&a, &nodes[1]).await;
+    let outside = Outside::new(&world.net.to_string());
+    let (far, beside) = (outside.pid(), nodes[1].ip);
+    tokio::task::spawn_blocking(move || {
+        let (mark, time) = (Duration::from_secs(2), Duration::from_secs(4));
+        let out = speed(pid, far, (OUTSIDE, 80).into(), mark, time);
+        let into = speed(far, pid, (host_side(), TCP).into(), mark, time);
+        let within = speed(pid, sibling, (beside, 81).into(), Duration::ZERO, Duration::from_millis(500));
+        println!("out {:.0} kbit/s, in {:.0} kbit/s, within {:.0} kbit/s", out / 125.0, into / 125.0, within / 125.0);
+        let near = |speed: f64, kbit: u32| (0.85..=1.15).contains(&(speed / (f64::from(kbit) * 125.0)));
+        assert!(near(out, EGRESS), "{out} bytes/s went out");
+        assert!(near(into, INGRESS), "{into} bytes/s came in");
+        assert!(within > 10.0 * f64::from(EGRESS) * 125.0, "{within} bytes/s stayed inside");
     })
     .await
     .unwrap();

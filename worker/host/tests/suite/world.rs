@@ -47,6 +47,7 @@ pub fn vcluster(net: Subnet, index: usize) -> VclusterPlan {
         peers: Vec::new(),
         hosts: std::collections::BTreeMap::new(),
         forwards: Vec::new(),
+        limits: docklet_types::rate::RateLimits::default(),
         keys: VclusterKeys { user: key("user"), host: key("host") },
     }
 }

@@ -4,6 +4,7 @@
 //! audit, can tell whose it is.
 
 use docklet_types::port::{Forward, Protocol};
+use docklet_types::rate::RateLimits;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,14 +16,25 @@ pub struct Share {
     pub forwards: BTreeSet<Forward>,
     /// Its tunnel's number, and the hosts that may speak through it.
     pub tunnel: Option<(u32, BTreeSet<Ipv4Addr>)>,
+    pub limits: RateLimits,
 }
 
 /// Shares by the name of the bridge.
 pub type Shares = BTreeMap<String, Share>;
 
 /// Maps and sets that hold shares, in the order in which they are emptied.
-pub const SETS: [(&str, &str); 4] =
-    [("map", "forwards"), ("set", "published"), ("set", "tunnels"), ("set", "tunnel_ids")];
+pub const SETS: [(&str, &str); 6] = [
+    ("map", "forwards"),
+    ("set", "published"),
+    ("set", "tunnels"),
+    ("set", "tunnel_ids"),
+    ("map", "ingress"),
+    ("map", "egress"),
+];
+
+/// What a limit lets through at once besides one second's worth, in bytes: more than the largest packet that the
+/// kernel hands over undivided (64 KiB), which a slow limit would otherwise never let through.
+const BURST: u32 = 131_072;
 
 /// Makes the maps and sets where they are missing, and empties them: the elements follow in the same transaction.
 pub fn declare(t: &str) -> String {
@@ -30,7 +42,9 @@ pub fn declare(t: &str) -> String {
         "add map inet {t} forwards {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}\n\
          add set inet {t} published {{ type inet_proto . ipv4_addr . inet_service; }}\n\
          add set inet {t} tunnels {{ typeof ip saddr . @th,96,24; }}\n\
-         add set inet {t} tunnel_ids {{ typeof @th,96,24; }}\n"
+         add set inet {t} tunnel_ids {{ typeof @th,96,24; }}\n\
+         add map inet {t} ingress {{ type ifname : limit; }}\n\
+         add map inet {t} egress {{ type ifname : limit; }}\n"
     );
     for (kind, name) in SETS {
         script += &format!("flush {kind} inet {t} {name}\n");
@@ -38,19 +52,37 @@ pub fn declare(t: &str) -> String {
     script
 }
 
-/// One element: its set, its key, and in a map its value.
+/// What is written, in the order in which it may be added: a limit before the element that names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Element {
-    set: &'static str,
-    key: String,
-    value: String,
+enum Element {
+    /// A limit cannot be changed: another rate is another limit, and so has another name.
+    Limit { name: String, kbit: u32 },
+    /// In its set a key, and in a map its value.
+    Of { set: &'static str, key: String, value: String },
 }
 
 impl Element {
-    fn write(&self, verb: &str, t: &str, bridge: &str) -> String {
-        let Self { set, key, value } = self;
-        format!("{verb} element inet {t} {set} {{ {key} comment \"{bridge}\"{value} }}\n")
+    fn of(set: &'static str, key: String) -> Self {
+        Self::Of { set, key, value: String::new() }
     }
+
+    fn write(&self, verb: &str, t: &str, bridge: &str) -> String {
+        match self {
+            Self::Limit { name, kbit } => {
+                let rate = u64::from(*kbit) * 125;
+                let what = format!(" {{ rate over {rate} bytes/second burst {BURST} bytes; }}");
+                format!("{verb} limit inet {t} {name}{}\n", if verb == "delete" { "" } else { &what })
+            }
+            Self::Of { set, key, value } => {
+                format!("{verb} element inet {t} {set} {{ {key} comment \"{bridge}\"{value} }}\n")
+            }
+        }
+    }
+}
+
+/// `dkb0123456789_ingress_10000`
+fn limit_name(bridge: &str, direction: &str, kbit: u32) -> String {
+    format!("{bridge}_{direction}_{kbit}")
 }
 
 impl Share {
@@ -58,18 +90,24 @@ impl Share {
         *self == Self::default()
     }
 
-    fn elements(&self) -> BTreeSet<Element> {
+    fn elements(&self, bridge: &str) -> BTreeSet<Element> {
         let mut found = BTreeSet::new();
         for Forward { protocol, public, ip, port } in &self.forwards {
             let (key, value) = (format!("{protocol} . {public}"), format!(" : {ip} . {port}"));
-            found.insert(Element { set: "forwards", key, value });
-            let key = format!("{protocol} . {ip} . {port}");
-            found.insert(Element { set: "published", key, value: String::new() });
+            found.insert(Element::Of { set: "forwards", key, value });
+            found.insert(Element::of("published", format!("{protocol} . {ip} . {port}")));
         }
         if let Some((id, hosts)) = &self.tunnel {
-            found.insert(Element { set: "tunnel_ids", key: id.to_string(), value: String::new() });
+            found.insert(Element::of("tunnel_ids", id.to_string()));
             for host in hosts {
-                found.insert(Element { set: "tunnels", key: format!("{host} . {id}"), value: String::new() });
+                found.insert(Element::of("tunnels", format!("{host} . {id}")));
+            }
+        }
+        for (set, kbit) in [("ingress", self.limits.ingress_kbit), ("egress", self.limits.egress_kbit)] {
+            if let Some(kbit) = kbit {
+                let name = limit_name(bridge, set, kbit);
+                found.insert(Element::Of { set, key: bridge.to_owned(), value: format!(" : \"{name}\"") });
+                found.insert(Element::Limit { name, kbit });
             }
         }
         found
@@ -77,7 +115,7 @@ impl Share {
 
     /// Everything of it, into empty sets.
     pub fn script(&self, t: &str, bridge: &str) -> String {
-        self.elements().iter().map(|e| e.write("add", t, bridge)).collect()
+        self.elements(bridge).iter().map(|e| e.write("add", t, bridge)).collect()
     }
 }
 
@@ -111,10 +149,12 @@ pub fn replace(shares: &mut Shares, t: &str, bridge: &str, new: Share) -> String
 
 /// What goes first, so that a key can change its value. Adding before makes the removal of what is not there a success.
 fn difference(t: &str, bridge: &str, old: &Share, new: &Share) -> String {
-    let (old, new) = (old.elements(), new.elements());
-    let gone = old.difference(&new).map(|e| e.write("add", t, bridge) + &e.write("delete", t, bridge));
+    let (old, new) = (old.elements(bridge), new.elements(bridge));
+    let gone: Vec<&Element> = old.difference(&new).collect();
+    let there = gone.iter().map(|e| e.write("add", t, bridge));
+    let delete = gone.iter().rev().map(|e| e.write("delete", t, bridge));
     let come = new.difference(&old).map(|e| e.write("add", t, bridge));
-    gone.chain(come).collect()
+    there.chain(delete).chain(come).collect()
 }
 
 /// The shares that these answers to `list` tell of. An element without a comment is nobody's and is left out: the next
@@ -156,10 +196,17 @@ fn take_in(share: &mut Share, set: &str, key: &Value, value: Option<&Value>) -> 
             let key = parts(key)?;
             share.tunnel.get_or_insert_default().1.insert(key.first()?.as_str()?.parse().ok()?);
         }
+        "ingress" => share.limits.ingress_kbit = kbit_of(value?),
+        "egress" => share.limits.egress_kbit = kbit_of(value?),
         // Follows from the forwards.
         _ => {}
     }
     Some(())
+}
+
+/// The rate in a limit's name.
+fn kbit_of(name: &Value) -> Option<u32> {
+    name.as_str()?.rsplit_once('_')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -172,7 +219,7 @@ mod tests {
     }
 
     fn share(forwards: &[Forward]) -> Share {
-        Share { forwards: forwards.iter().copied().collect(), tunnel: None }
+        Share { forwards: forwards.iter().copied().collect(), ..Share::default() }
     }
 
     #[test]
@@ -195,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_there_before_it_is_named_and_goes_after() {
+        let limited = |kbit| Share { limits: RateLimits { ingress_kbit: kbit, egress_kbit: None }, ..Share::default() };
+        let mut shares = Shares::new();
+        replace(&mut shares, "t", "dkb1", limited(Some(1000)));
+        let script = replace(&mut shares, "t", "dkb1", limited(Some(2000)));
+        let place = |what: &str| script.find(what).unwrap_or_else(|| panic!("{what} is not in {script}"));
+        assert!(place("delete element inet t ingress") < place("delete limit inet t dkb1_ingress_1000"));
+        assert!(
+            place("add limit inet t dkb1_ingress_2000 { rate over 250000 bytes/second")
+                < place(": \"dkb1_ingress_2000\"")
+        );
+    }
+
+    #[test]
     fn a_port_that_changed_hands_is_taken_from_the_one_who_still_has_it() {
         let mut shares = Shares::new();
         replace(&mut shares, "t", "dkb1", share(&[forward(10_000, 2, 80)]));
@@ -213,10 +274,12 @@ mod tests {
             ("forwards", vec![json!([elem(json!({"concat": ["udp", 10000]})), {"concat": ["172.16.0.2", 53]}])]),
             ("tunnels", vec![elem(json!({"concat": ["10.0.0.1", 5]}))]),
             ("tunnel_ids", vec![elem(json!(5)), json!(7)]),
+            ("egress", vec![json!([elem(json!("dkb1")), limit_name("dkb1", "egress", 800)])]),
         ];
         let shares = read(&answers);
         let forward = Forward { protocol: Protocol::Udp, ..forward(10_000, 2, 53) };
+        let limits = RateLimits { ingress_kbit: None, egress_kbit: Some(800) };
         let tunnel = Some((5, BTreeSet::from(["10.0.0.1".parse().unwrap()])));
-        assert_eq!(shares, Shares::from([("dkb1".to_owned(), Share { forwards: [forward].into(), tunnel })]));
+        assert_eq!(shares, Shares::from([("dkb1".to_owned(), Share { forwards: [forward].into(), tunnel, limits })]));
     }
 }
