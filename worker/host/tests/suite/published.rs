@@ -262,6 +262,19 @@ async fn only_hosts_of_the_vcluster_may_speak_into_its_tunnel() {
     a.hosts.insert("elsewhere".parse().unwrap(), OUTSIDE);
     a.generation += 1;
     ensure(&world, &a).await;
+    // A tunnel that was made while this host had another address is made anew, and one that fits is left alone.
+    let name = docklet_types::kernel_names::tunnel(a.id);
+    let index = || std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
+    let (note, before) = (linux.paths.vcluster_state(a.id).join("tunnel.json"), index());
+    ensure(&world, &a).await;
+    assert_eq!(index(), before);
+    let old = std::fs::read_to_string(&note).unwrap();
+    let other = old.replace(&format!("\"local\":\"{local}\""), "\"local\":\"198.51.100.77\"");
+    assert_ne!(old, other);
+    std::fs::write(&note, other).unwrap();
+    ensure(&world, &a).await;
+    assert_ne!(index(), before);
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), old);
     world.take_down(&a, &nodes).await;
     world.assert_clean().await;
 }
