@@ -10,9 +10,8 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, FitView, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView, QuotaView, Role,
-    StepView,
-    UsageView, UserView, VclusterView,
+    AppStatus, AppView, FitView, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView, QuotaView,
+    Role, StepView, UsageView, UserView, VclusterView,
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,

@@ -64,8 +64,7 @@ impl Agent {
     /// # Errors
     /// Where the socket cannot be made.
     pub fn listen(socket: &Path, host: Arc<dyn Host>) -> Result<Self, ListenError> {
-        let listener =
-            bind(socket).map_err(|source| ListenError { at: socket.display().to_string(), source })?;
+        let listener = bind(socket).map_err(|source| ListenError { at: socket.display().to_string(), source })?;
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&slots), Arc::clone(&host)));
@@ -156,12 +155,7 @@ async fn accept_others(listener: TcpListener, tls: Tls, slots: Arc<Semaphore>, h
     }
 }
 
-async fn serve_other(
-    stream: TcpStream,
-    tls: &Tls,
-    host: &dyn Host,
-    slot: OwnedSemaphorePermit,
-) -> io::Result<()> {
+async fn serve_other(stream: TcpStream, tls: &Tls, host: &dyn Host, slot: OwnedSemaphorePermit) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let acceptor = TlsAcceptor::from(tls.server().map_err(io::Error::other)?);
     let mut stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await??;
@@ -171,7 +165,9 @@ async fn serve_other(
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is no master"));
     }
     let Some((reply, descriptor)) = take_request(&mut stream, host).await? else { return Ok(()) };
-    tokio::time::timeout(PATIENCE, message::write(&mut stream, &reply, MAX_MESSAGE)).await?.map_err(io::Error::other)?;
+    tokio::time::timeout(PATIENCE, message::write(&mut stream, &reply, MAX_MESSAGE))
+        .await?
+        .map_err(io::Error::other)?;
     // A stream lives as long as its user likes; only requests are counted.
     drop(slot);
     match descriptor {

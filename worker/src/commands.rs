@@ -263,8 +263,7 @@ fn stop(program: &Program) -> Outcome {
 
 async fn join(loaded: &Loaded, paths: &Paths, master: &str, token: &JoinToken) -> Outcome {
     let host = machine::host_name(loaded.config.host_name.as_ref());
-    let joined =
-        membership::join(master, token, &host, &loaded.config, &loaded.file, paths).await.map_err(failed)?;
+    let joined = membership::join(master, token, &host, &loaded.config, &loaded.file, paths).await.map_err(failed)?;
     let mut text = format!("this host is {host} of the cluster {}", joined.membership.cluster_name);
     for (key, old, new) in &joined.changed {
         text.push_str(&format!("\n{}: {key}={new} (was {old})", loaded.file.display()));

@@ -87,8 +87,11 @@ pub async fn join(
         return Err(MembershipError::HasNodes { cluster: config.cluster_name.to_string(), path: states });
     }
     // What can fail here fails before the token is used up.
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| MembershipError::Configuration { doing: "read", path: file.to_owned(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| MembershipError::Configuration {
+        doing: "read",
+        path: file.to_owned(),
+        source,
+    })?;
     let networks = networks().map_err(MembershipError::Networks)?;
     let (key, request) = authority::request().map_err(MembershipError::Authority)?;
     let client = tls::joining_client(&token.authority).map_err(MembershipError::Setup)?;

@@ -48,9 +48,14 @@ pub enum AuthorityError {
 pub enum Holder<'a> {
     Master,
     /// An etcd server, reached at these names and addresses.
-    Etcd { reached_at: &'a [String] },
+    Etcd {
+        reached_at: &'a [String],
+    },
     /// A worker, by the identity of its join.
-    Worker { host: &'a HostName, identity: &'a str },
+    Worker {
+        host: &'a HostName,
+        identity: &'a str,
+    },
 }
 
 impl Holder<'_> {
@@ -165,8 +170,7 @@ impl Authority {
         now: Micros,
         lifetime_s: i64,
     ) -> Result<(), AuthorityError> {
-        let key = KeyPair::generate()
-            .map_err(|source| AuthorityError::Make { name: holder.name(), source })?;
+        let key = KeyPair::generate().map_err(|source| AuthorityError::Make { name: holder.name(), source })?;
         let certificate = self.issue(holder, &key, now, lifetime_s)?.pem();
         install(files, &key.serialize_pem(), &certificate, &self.certificate).map_err(AuthorityError::File)
     }
@@ -215,8 +219,8 @@ pub fn request() -> Result<(String, String), AuthorityError> {
 /// The file has no key.
 pub fn request_again(key: &Path) -> Result<String, AuthorityError> {
     let text = read(key).map_err(AuthorityError::File)?;
-    let pair = KeyPair::from_pem(&text)
-        .map_err(|source| AuthorityError::Key { path: key.display().to_string(), source })?;
+    let pair =
+        KeyPair::from_pem(&text).map_err(|source| AuthorityError::Key { path: key.display().to_string(), source })?;
     request_for(&pair)
 }
 

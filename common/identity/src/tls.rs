@@ -188,9 +188,8 @@ impl ServerCertVerifier for ByFingerprint {
         let authority = intermediates.iter().find(|c| fingerprint(c) == self.fingerprint).ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|_| unknown())?;
+        let usual =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(|_| unknown())?;
         usual.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
     }
 

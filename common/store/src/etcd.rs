@@ -120,7 +120,10 @@ pub(crate) async fn steady<T, F: Future<Output = Result<T>>>(mut call: impl FnMu
     call().await
 }
 
-pub(crate) async fn within<T>(action: &'static str, call: impl Future<Output = std::result::Result<T, api::Error>>) -> Result<T> {
+pub(crate) async fn within<T>(
+    action: &'static str,
+    call: impl Future<Output = std::result::Result<T, api::Error>>,
+) -> Result<T> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(answer) => answer.map_err(|e| sorted(action, e)),
         Err(_) => Err(StoreError::Unavailable { action, source: None }),

@@ -24,7 +24,9 @@ const SOUND: (u32, u32, u32) = (3, 4, 44);
 pub enum Limits {
     Hold,
     /// They are set, but this version can be talked past them.
-    Weak { version: String },
+    Weak {
+        version: String,
+    },
     /// Not ours to set: users or keys of somebody else are there.
     Foreign,
 }

@@ -165,7 +165,11 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "PROXY_IP", default: "0.0.0.0", doc: "Address that the public port listens on." },
     Key { name: "PROXY_PORT", default: "8000", doc: "The one public port: portal, REST API and apps." },
-    Key { name: "MASTER_IP", default: "127.0.0.1", doc: "Address that other hosts reach the master at. With one other than the loopback, the master, its etcd and the worker of this machine listen for them, and hosts can join." },
+    Key {
+        name: "MASTER_IP",
+        default: "127.0.0.1",
+        doc: "Address that other hosts reach the master at. With one other than the loopback, the master, its etcd and the worker of this machine listen for them, and hosts can join.",
+    },
     Key { name: "MASTER_PORT", default: "9000", doc: "Port that other hosts join at and renew their certificates at." },
     Key { name: "WORKER_PORT", default: "9001", doc: "Port that masters of other hosts reach this worker at." },
     Key {

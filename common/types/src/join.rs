@@ -152,8 +152,7 @@ mod tests {
 
     #[test]
     fn a_token_is_read_as_it_was_printed() {
-        let token =
-            JoinToken { id: "0123456789ab".to_owned(), secret: "0".repeat(32), authority: "f".repeat(64) };
+        let token = JoinToken { id: "0123456789ab".to_owned(), secret: "0".repeat(32), authority: "f".repeat(64) };
         assert_eq!(format!(" {token}\n").parse::<JoinToken>().unwrap(), token);
         assert!(!format!("{token:?}").contains(&token.secret));
     }

@@ -294,6 +294,7 @@ mod tests {
             let outcome = if fit { CheckOutcome::Ok } else { CheckOutcome::Failed };
             let report = HostReport {
                 name: name.clone(),
+                agent_port: None,
                 address: None,
                 version: "0".into(),
                 kernel: "6".into(),

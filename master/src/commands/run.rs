@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, Ready};
-use docklet_master_db::{Db, DbError, OpenError};
 use docklet_identity::tls::Tls;
+use docklet_master_db::{Db, DbError, OpenError};
 use docklet_store::patient::PatientEtcd;
 use docklet_types::config::Config;
 use docklet_types::paths::Paths;

@@ -94,13 +94,18 @@ fn decide(asked: &Application<'_>) -> Result<(), Reason> {
     if let Some(other) = &token.used_by {
         return Err(Reason::new(
             "token_used",
-            format!("The token was used by the host {other}; each is good for one. `docklet-master token` on a master prints a new one."),
+            format!(
+                "The token was used by the host {other}; each is good for one. `docklet-master token` on a master prints a new one."
+            ),
         ));
     }
     if token.expires_at <= asked.now {
         return Err(Reason::new(
             "token_expired",
-            format!("The token was good until {}. `docklet-master token` on a master prints a new one.", token.expires_at),
+            format!(
+                "The token was good until {}. `docklet-master token` on a master prints a new one.",
+                token.expires_at
+            ),
         ));
     }
     if let Some(only) = token.host.as_ref().filter(|only| *only != host) {
@@ -250,18 +255,14 @@ impl Admission {
         Ok(Membership { certificate, authority, cluster_name, cluster_net, etcd, master_ip, master_port })
     }
 
-    async fn renew(
-        &self,
-        host: &HostName,
-        request: &str,
-        theirs: Micros,
-        shown: &[String],
-    ) -> Result<String, Refusal> {
+    async fn renew(&self, host: &HostName, request: &str, theirs: Micros, shown: &[String]) -> Result<String, Refusal> {
         let joined: Read<JoinedHost> = self.read(&self.keys.write(&Key::Joined(host.clone()))).await?;
         let Some(joined) = joined.value.filter(|joined| shown.contains(&joined.identity)) else {
             return Err(Refusal::Told(Reason::new(
                 "not_joined",
-                format!("The certificate shown is not that of the host {host}: it was removed, or another took its place. Join it again."),
+                format!(
+                    "The certificate shown is not that of the host {host}: it was removed, or another took its place. Join it again."
+                ),
             )));
         };
         let now = Micros::now();
@@ -316,7 +317,10 @@ mod tests {
 
     #[test]
     fn time_and_place_are_checked() {
-        assert_eq!(verdict(&token(), |a| (a.now, a.theirs) = (Micros(3_000_000), Micros(3_000_000))), Err("token_expired".to_owned()));
+        assert_eq!(
+            verdict(&token(), |a| (a.now, a.theirs) = (Micros(3_000_000), Micros(3_000_000))),
+            Err("token_expired".to_owned())
+        );
         let hour = 3600 * 1_000_000;
         assert_eq!(verdict(&token(), |a| a.theirs = Micros(a.now.0 - hour)), Err("clock_differs".to_owned()));
         assert_eq!(verdict(&token(), |a| a.theirs = Micros(a.now.0 + hour)), Err("clock_differs".to_owned()));

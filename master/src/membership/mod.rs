@@ -80,8 +80,7 @@ pub async fn start(
     tasks.spawn(keep_own(config.clone(), paths.clone(), Arc::clone(&etcd), host));
     if config.is_reachable() {
         let address = SocketAddr::new(config.master_ip, config.master_port);
-        let listener =
-            endpoint::listen(address).await.map_err(|source| MembershipError::Listen { address, source })?;
+        let listener = endpoint::listen(address).await.map_err(|source| MembershipError::Listen { address, source })?;
         tracing::info!(%address, "hosts can join");
         let admission = Arc::new(Admission::new(config, etcd, authority, users));
         tasks.spawn(endpoint::serve(listener, Tls::new(paths.master_identity()).with_anonymous(), admission));

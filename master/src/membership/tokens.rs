@@ -46,12 +46,8 @@ pub async fn issue(
         secret: hex::encode(&random[6..]),
         authority: authority_fingerprint.to_owned(),
     };
-    let issued = IssuedToken {
-        secret_sha256: hash(&token.secret),
-        expires_at: now.plus_seconds(valid_s),
-        host,
-        used_by: None,
-    };
+    let issued =
+        IssuedToken { secret_sha256: hash(&token.secret), expires_at: now.plus_seconds(valid_s), host, used_by: None };
     let key = keys.write(&Key::Token(token.id.clone()));
     let txn = Txn::new().when(Compare::Absent { key: key.clone() }).put(&key, &issued).map_err(TokenError::Store)?;
     if store.txn(txn).await.map_err(TokenError::Store)? == Outcome::Conflict {

@@ -53,8 +53,7 @@ fn files(member: &Machine) -> IdentityFiles {
 pub fn start(member: &Machine, members: &[Machine]) -> Result<()> {
     let client = format!("https://{}:2379", member.address());
     let peer = format!("https://{}:2380", member.address());
-    let cluster: Vec<String> =
-        members.iter().map(|m| format!("{}=https://{}:2380", m.name, m.address())).collect();
+    let cluster: Vec<String> = members.iter().map(|m| format!("{}=https://{}:2380", m.name, m.address())).collect();
     let IdentityFiles { authority, certificate, key } = files(member);
     let path = |path: &Path| path.display().to_string();
     let data = member.directory.join("data");

@@ -81,8 +81,7 @@ fn main() -> ExitCode {
     let bed = Bed::new(arguments.prefix);
     let done = match arguments.command {
         Command::Up { hosts, etcd, glusterfs, images, settings } => {
-            let plan =
-                Plan { hosts, three_members: etcd == "3", glusterfs, images: &images, settings: &settings };
+            let plan = Plan { hosts, three_members: etcd == "3", glusterfs, images: &images, settings: &settings };
             bed.up(&plan).map(|()| 0)
         }
         Command::Down => bed.down().map(|()| 0),

@@ -74,9 +74,7 @@ fn runs(pid: i32) -> bool {
 /// Ends a process at once, and waits until it is gone.
 pub fn end(pid: i32) -> Result<()> {
     match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => {
-            wait(Duration::from_secs(5), "the end of a process", || !runs(pid))
-        }
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => wait(Duration::from_secs(5), "the end of a process", || !runs(pid)),
         Err(errno) => Err(Error::Run { program: format!("kill {pid}"), source: errno.into() }),
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use docklet_daemon::config::Loaded;
 use docklet_daemon::exit;
 use docklet_store::keys::Keys;
+use docklet_store::patient::PatientEtcd;
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::paths::Paths;
 use docklet_worker::audit::{Known, known_to_store};
 use docklet_worker::machine;
-use docklet_store::patient::PatientEtcd;
 use docklet_worker_host::linux::LinuxHost;
 use docklet_worker_host::{Containers, Disks, HostError, Machine, Networks, Observed};
 

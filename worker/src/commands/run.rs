@@ -2,11 +2,11 @@
 
 use docklet_daemon::config::Loaded;
 use docklet_daemon::{Program, exit};
+use docklet_identity::tls::Tls;
+use docklet_store::patient::PatientEtcd;
 use docklet_worker::Worker;
 use docklet_worker::agent::Agent;
 use docklet_worker::{machine, membership};
-use docklet_identity::tls::Tls;
-use docklet_store::patient::PatientEtcd;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;

@@ -179,13 +179,9 @@ mod others {
         async fn open() -> Self {
             let mut endpoint = open().await;
             let paths = Paths::new(endpoint.directory.path());
-            let authority = Authority::make(
-                "test",
-                &paths.worker_identity().authority,
-                &paths.authority_key(),
-                Micros::now(),
-            )
-            .unwrap();
+            let authority =
+                Authority::make("test", &paths.worker_identity().authority, &paths.authority_key(), Micros::now())
+                    .unwrap();
             let host: HostName = "h1".parse().unwrap();
             let holder = Holder::Worker { host: &host, identity: "worker-h1-1" };
             authority.equip(&holder, &paths.worker_identity(), Micros::now(), 3600).unwrap();
@@ -253,7 +249,8 @@ mod others {
         // A master of another cluster.
         let paths = Paths::new(remote.endpoint.directory.path().join("stranger"));
         let authority =
-            Authority::make("other", &paths.master_identity().authority, &paths.authority_key(), Micros::now()).unwrap();
+            Authority::make("other", &paths.master_identity().authority, &paths.authority_key(), Micros::now())
+                .unwrap();
         authority.equip(&Holder::Master, &paths.master_identity(), Micros::now(), 3600).unwrap();
         assert!(remote.ask(paths.master_identity(), &logs).await.is_err());
         // And one without any: no byte of an answer.

@@ -26,7 +26,7 @@ async fn nodes_go_to_hosts_with_the_labels_that_are_asked_for() {
         view.reason.is_some_and(|r| r.message.contains("gpu=yes"))
     })
     .await;
-    let _second = FakeHost::start(site.store.clone(), site.keys.clone(), "h2").await;
+    let _second = FakeHost::start(std::sync::Arc::new(site.store.clone()), site.keys.clone(), "h2").await;
     eventually("the second host is there", || async { root.get("/api/v1/hosts/h2").await.status == 200 }).await;
     let change = json!({"labels": {"gpu": "yes", "rack": "3"}});
     let host: HostView = root.send(Method::PATCH, "/api/v1/hosts/h2", Some(change)).await.ok(200);

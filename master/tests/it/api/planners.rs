@@ -12,6 +12,7 @@ use docklet_store::Store;
 use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::memory::MemoryStore;
+use docklet_types::label::Labels;
 use docklet_types::name::{UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan};
 use docklet_types::size::Size;
@@ -146,6 +147,7 @@ async fn user(masters: Vec<Arc<Vclusters>>, name: UserName, seed: u64, rounds: u
                     nodes: count,
                     image: "base".parse().unwrap(),
                     size: Size::new(1.0, MEMORY_MIB, 1024).unwrap(),
+                    host_labels: Labels::default(),
                 };
                 match at.create(&name, &name, new, None).await {
                     Ok(_) | Err(CreateError::NameTaken { .. } | CreateError::Refused(_)) => continue,

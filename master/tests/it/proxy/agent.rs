@@ -39,7 +39,8 @@ where
             tokio::spawn(answer(serde_json::from_slice(&body).unwrap(), stream));
         }
     });
-    let target = RouteTarget { node: NodeId::from_uuid(uuid::Uuid::now_v7()), host: "host1".parse().unwrap(), agent: None };
+    let target =
+        RouteTarget { node: NodeId::from_uuid(uuid::Uuid::now_v7()), host: "host1".parse().unwrap(), agent: None };
     Worker { client: Agents::of_this_machine(path), target, _directory: directory }
 }
 
