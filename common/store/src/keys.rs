@@ -41,6 +41,12 @@ pub enum Key {
     Token(String),
     /// `masters/<name>`, leased.
     Master(HostName),
+    /// `moves/<id>`: a node that is to be on another host.
+    Move(NodeId),
+    /// `plans/<host>/lost`: what the host held is gone for good.
+    Lost(HostName),
+    /// `reports/<host>/lost`: nothing of that is left there.
+    Cleared(HostName),
 }
 
 /// Makes and reads keys of one installation.
@@ -106,6 +112,9 @@ impl Keys {
             Key::Joined(host) => format!("{root}joined/{host}"),
             Key::Token(id) => format!("{root}tokens/{id}"),
             Key::Master(name) => format!("{root}masters/{name}"),
+            Key::Move(id) => format!("{root}moves/{id}"),
+            Key::Lost(host) => format!("{root}plans/{host}/lost"),
+            Key::Cleared(host) => format!("{root}reports/{host}/lost"),
         }
     }
 
@@ -131,6 +140,9 @@ impl Keys {
             ["joined", host] => Key::Joined(host.parse().ok()?),
             ["tokens", id] => Key::Token((*id).to_owned()),
             ["masters", name] => Key::Master(name.parse().ok()?),
+            ["moves", id] => Key::Move(id.parse().ok()?),
+            ["plans", host, "lost"] => Key::Lost(host.parse().ok()?),
+            ["reports", host, "lost"] => Key::Cleared(host.parse().ok()?),
             _ => return None,
         })
     }
@@ -164,7 +176,10 @@ mod tests {
             Key::Alive(host.clone()),
             Key::Joined(host.clone()),
             Key::Token("0123456789ab".to_owned()),
-            Key::Master(host),
+            Key::Master(host.clone()),
+            Key::Move(node),
+            Key::Lost(host.clone()),
+            Key::Cleared(host),
         ] {
             assert_eq!(keys.read(&keys.write(&key)), Some(key));
         }

@@ -46,6 +46,8 @@ pub struct HostSettings {
     pub cordoned: bool,
     /// For vclusters that ask for them.
     pub labels: Labels,
+    /// The nodes that are there are moved to other hosts, one by one. No node is placed there either.
+    pub draining: bool,
 }
 
 /// Totals, or sums of limits: thousandths of a CPU and MiB.

@@ -12,6 +12,7 @@ pub mod join;
 pub mod kernel_names;
 pub mod label;
 pub mod master;
+pub mod moves;
 pub mod name;
 pub mod net;
 pub mod paths;

@@ -30,6 +30,35 @@ pub struct NodePlan {
     pub range: IdRange,
     pub ip: Ipv4Addr,
     pub mac: Mac,
+    /// Present while the node moves between two hosts: both have a plan of it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
+}
+
+/// One host's part in a node's move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moving {
+    /// Of `Trip::number`.
+    pub number: u64,
+    pub side: Side,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The node is here, and copies of its disk are taken. Once `wanted` is `Stopped` it waits for the last one.
+    Source,
+    /// The disk is on its way here; `wanted` is `Stopped` until all of it has come.
+    Target,
+}
+
+impl NodePlan {
+    /// Whether this host only receives the node's disk so far: the node is elsewhere.
+    #[must_use]
+    pub fn is_incoming(&self) -> bool {
+        self.moving.is_some_and(|m| m.side == Side::Target)
+    }
 }
 
 /// The part of a vcluster that a host needs while it holds nodes of it. Key: `plans/<host>/vclusters/<id>`.

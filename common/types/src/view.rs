@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::host::{Capacity, Check};
+use crate::moves::Stage;
 use crate::port::Protocol;
 use crate::rate::RateLimits;
 use crate::report::{Reason, Step};
@@ -206,6 +207,39 @@ pub struct NodeView {
     pub size: Size,
     /// From the plan to ready, of the last start.
     pub ready_millis: Option<u64>,
+    /// Present while it is to be on another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MoveView>,
+}
+
+/// A node that is to be on another host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MoveView {
+    pub owner: String,
+    pub vcluster: String,
+    pub node: String,
+    pub from: String,
+    /// Where to, once that is known.
+    pub to: Option<String>,
+    /// `failed`: it stays where it is.
+    pub stage: Stage,
+    /// Bytes of its disk that have arrived.
+    pub bytes: u64,
+    /// Why it waits or has failed.
+    pub reason: Option<Reason>,
+}
+
+/// `POST /api/v1/vclusters/{name}/move`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveNodes {
+    /// One node; all of the vcluster's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "node1")]
+    pub node: Option<String>,
+    /// Where to. The host that it is on takes a wish back that has not begun.
+    #[schema(example = "host2")]
+    pub host: String,
 }
 
 /// `POST /api/v1/vclusters/{name}/ports`: publishes a port of a node.
@@ -351,17 +385,27 @@ pub struct ChangeHost {
     /// Sets these labels, and takes those away whose value is null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Option<String>>,
+    /// Whether the nodes that are there are moved to other hosts, one by one. New ones are kept off meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
     pub name: String,
-    /// `ready`, `cordoned` (takes no new nodes), `unreachable` or `failed` (a check failed).
+    /// `ready`, `cordoned` (takes no new nodes), `draining` (its nodes are moved away), `drained` (none is left),
+    /// `clearing` (removes what was declared lost), `unreachable` or `failed` (a check failed).
     pub status: String,
     /// An administrator keeps new nodes off it, whatever its status.
     pub cordoned: bool,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Its nodes are moved to other hosts, whatever its status.
+    #[serde(default)]
+    pub draining: bool,
+    /// Nodes that leave it or cannot, while it drains or somebody moves them.
+    #[serde(default)]
+    pub moves: Vec<MoveView>,
     pub version: String,
     pub kernel: String,
     pub cgroup: String,

@@ -6,11 +6,12 @@
 use docklet_types::host::{Capacity, HostReport, HostSettings};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::label::Labels;
+use docklet_types::moves::{Lost, Move};
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan, VclusterPlan};
 use docklet_types::port::Protocol;
 use docklet_types::report::{NodeReport, VclusterReport};
-use docklet_types::spec::{Usage, VclusterSpec};
+use docklet_types::spec::{Usage, VclusterSpec, Wanted};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -44,14 +45,48 @@ pub enum Change {
     Host(HostName, Option<Rev<HostReport>>),
     HostSettings(HostName, Option<Rev<HostSettings>>),
     Alive(HostName, bool),
+    Move(NodeId, Option<Rev<Move>>),
+    Lost(HostName, Option<Rev<Lost>>),
+    /// The number of the [`Lost`] that the host has answered.
+    Cleared(HostName, Option<u64>),
+}
+
+/// What one host should hold of a node, and what it says that it holds.
+#[derive(Debug, Clone, Default)]
+pub struct Half {
+    pub plan: Option<Rev<NodePlan>>,
+    pub report: Option<Rev<NodeReport>>,
 }
 
 /// A node's place and how it is there.
 #[derive(Debug, Clone, Default)]
 pub struct Placed {
     pub vcluster: Option<VclusterId>,
+    /// The plan of the host that the node is on: while it moves that is its old host until the whole disk has arrived.
     pub plan: Option<(HostName, Rev<NodePlan>)>,
+    /// What that host says.
     pub report: Option<(HostName, Rev<NodeReport>)>,
+    /// Every host that has a plan or a report of it: two while it moves.
+    pub halves: BTreeMap<HostName, Half>,
+}
+
+impl Placed {
+    /// Finds its place among the halves: not where it only arrives, and where it leaves only if it is nowhere else.
+    fn settle(&mut self) {
+        let home = self
+            .halves
+            .iter()
+            .filter_map(|(host, half)| Some((host, half.plan.as_ref()?)))
+            .filter(|(_, plan)| !plan.value.is_incoming())
+            .max_by_key(|(_, plan)| (plan.value.wanted != Wanted::Absent, plan.value.generation))
+            .map(|(host, plan)| (host.clone(), plan.clone()));
+        let spoken = |(host, half): (&HostName, &Half)| Some((host.clone(), half.report.clone()?));
+        self.report = match &home {
+            Some((host, _)) => self.halves.get_key_value(host).and_then(spoken),
+            None => self.halves.iter().find_map(spoken),
+        };
+        self.plan = home;
+    }
 }
 
 /// A vcluster's share of one host.
@@ -69,14 +104,30 @@ pub struct HostState {
     pub alloc_revision: Option<i64>,
     /// The sum of the limits of all nodes planned there.
     pub allocated: Capacity,
+    /// Nodes with a plan there: also those that are about to come or to go.
     pub nodes: BTreeSet<NodeId>,
+    /// What it held was declared lost, and it has not said yet that it let go of it.
+    pub lost: Option<Rev<Lost>>,
+    pub cleared: Option<u64>,
 }
 
 impl HostState {
     /// Whether an administrator keeps new nodes off it.
     #[must_use]
     pub fn is_cordoned(&self) -> bool {
-        self.settings.as_ref().is_some_and(|s| s.value.cordoned)
+        self.settings.as_ref().is_some_and(|s| s.value.cordoned || s.value.draining)
+    }
+
+    /// Whether its nodes are to be moved to other hosts.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.settings.as_ref().is_some_and(|s| s.value.draining)
+    }
+
+    /// Whether disks of nodes can be copied from and to it.
+    #[must_use]
+    pub fn can_move(&self) -> bool {
+        self.report.as_ref().is_some_and(|r| r.value.storage == "btrfs")
     }
 
     /// Whether it has all of these labels.
@@ -104,6 +155,7 @@ pub struct Cluster {
     /// Nodes with a plan or a report, by vcluster.
     nodes_of: HashMap<VclusterId, BTreeSet<NodeId>>,
     shares: HashMap<VclusterId, BTreeMap<HostName, Share>>,
+    moves: BTreeMap<NodeId, Rev<Move>>,
     hosts: BTreeMap<HostName, HostState>,
     dirty: BTreeSet<VclusterId>,
     changed: BTreeSet<VclusterId>,
@@ -165,6 +217,16 @@ impl Cluster {
     /// The hosts that hold, or still have to let go of, a share of the vcluster.
     pub fn shares(&self, id: VclusterId) -> impl Iterator<Item = (&HostName, &Share)> {
         self.shares.get(&id).into_iter().flatten()
+    }
+
+    #[must_use]
+    pub fn moving(&self, id: NodeId) -> Option<&Rev<Move>> {
+        self.moves.get(&id)
+    }
+
+    /// Every node that is to be on another host.
+    pub fn moves(&self) -> impl Iterator<Item = &Rev<Move>> {
+        self.moves.values()
     }
 
     #[must_use]
@@ -248,6 +310,15 @@ impl Cluster {
                     self.host_changed();
                 }
             }
+            Change::Move(id, change) => self.apply_move(id, change),
+            Change::Lost(host, lost) => {
+                self.hosts.entry(host).or_default().lost = lost;
+                self.host_changed();
+            }
+            Change::Cleared(host, cleared) => {
+                self.hosts.entry(host).or_default().cleared = cleared;
+                self.hosts_changed = true;
+            }
         }
     }
 
@@ -300,39 +371,32 @@ impl Cluster {
     }
 
     fn apply_node_plan(&mut self, host: HostName, id: NodeId, plan: Option<Rev<NodePlan>>) {
+        let gone = plan.is_none();
         let placed = self.nodes.entry(id).or_default();
-        let old = match &placed.plan {
-            // The plan of another host is not this key's.
-            Some((at, _)) if *at != host && plan.is_none() => return,
-            _ => placed.plan.take(),
-        };
-        let mut freed = false;
-        if let Some((at, old)) = old {
-            let state = self.hosts.entry(at).or_default();
+        let half = placed.halves.entry(host.clone()).or_default();
+        let old = std::mem::replace(&mut half.plan, plan.clone());
+        let state = self.hosts.entry(host).or_default();
+        if let Some(old) = &old {
             state.nodes.remove(&id);
-            state.allocated.cpu_millis =
-                state.allocated.cpu_millis.saturating_sub(u64::from(old.value.size.cpu.millis()));
-            state.allocated.memory_mib =
-                state.allocated.memory_mib.saturating_sub(u64::from(old.value.size.memory_mib));
-            state.allocated.disk_mib = state.allocated.disk_mib.saturating_sub(u64::from(old.value.size.disk_mib));
-            self.touch(old.value.vcluster);
-            freed = plan.is_none();
+            let (size, sum) = (old.value.size, &mut state.allocated);
+            sum.cpu_millis = sum.cpu_millis.saturating_sub(u64::from(size.cpu.millis()));
+            sum.memory_mib = sum.memory_mib.saturating_sub(u64::from(size.memory_mib));
+            sum.disk_mib = sum.disk_mib.saturating_sub(u64::from(size.disk_mib));
         }
-        if let Some(plan) = plan {
-            let vcluster = plan.value.vcluster;
-            let state = self.hosts.entry(host.clone()).or_default();
+        if let Some(plan) = &plan {
             state.nodes.insert(id);
-            state.allocated.cpu_millis += u64::from(plan.value.size.cpu.millis());
-            state.allocated.memory_mib += u64::from(plan.value.size.memory_mib);
-            state.allocated.disk_mib += u64::from(plan.value.size.disk_mib);
-            let placed = self.nodes.entry(id).or_default();
-            placed.vcluster = Some(vcluster);
-            placed.plan = Some((host, plan));
-            self.nodes_of.entry(vcluster).or_default().insert(id);
-            self.touch(vcluster);
+            let (size, sum) = (plan.value.size, &mut state.allocated);
+            sum.cpu_millis += u64::from(size.cpu.millis());
+            sum.memory_mib += u64::from(size.memory_mib);
+            sum.disk_mib += u64::from(size.disk_mib);
+            placed.vcluster = Some(plan.value.vcluster);
+            self.nodes_of.entry(plan.value.vcluster).or_default().insert(id);
         }
-        self.tidy_node(id);
-        if freed {
+        if let Some(plan) = plan.as_ref().or(old.as_ref()) {
+            self.touch(plan.value.vcluster);
+        }
+        self.settle_node(id);
+        if gone && old.is_some() {
             // Room came free: those who wait for it are planned again.
             let waiting: Vec<VclusterId> =
                 self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
@@ -341,32 +405,56 @@ impl Cluster {
     }
 
     fn waits_for_room(&self, spec: &VclusterSpec) -> bool {
-        spec.nodes.iter().any(|n| self.nodes.get(&n.id).is_none_or(|p| p.plan.is_none()))
+        spec.nodes.iter().any(|n| match self.nodes.get(&n.id).and_then(|p| p.plan.as_ref()) {
+            None => true,
+            Some((host, _)) => {
+                self.hosts.get(host).is_some_and(|h| h.is_draining() || h.lost.is_some())
+                    || self.moves.contains_key(&n.id)
+            }
+        })
     }
 
     fn apply_node_report(&mut self, host: HostName, id: NodeId, report: Option<Rev<NodeReport>>) {
         let placed = self.nodes.entry(id).or_default();
-        match report {
-            Some(report) => {
-                let vcluster = report.value.vcluster;
-                placed.vcluster = Some(vcluster);
-                placed.report = Some((host, report));
-                self.nodes_of.entry(vcluster).or_default().insert(id);
-                self.touch(vcluster);
-            }
-            None => {
-                if placed.report.as_ref().is_some_and(|(at, _)| *at == host)
-                    && let Some((_, old)) = placed.report.take()
-                {
-                    self.touch(old.value.vcluster);
-                }
-            }
+        let half = placed.halves.entry(host).or_default();
+        let old = std::mem::replace(&mut half.report, report.clone());
+        if let Some(report) = &report {
+            placed.vcluster = Some(report.value.vcluster);
+            self.nodes_of.entry(report.value.vcluster).or_default().insert(id);
         }
-        self.tidy_node(id);
+        if let Some(report) = report.or(old) {
+            self.touch(report.value.vcluster);
+        }
+        self.settle_node(id);
     }
 
-    fn tidy_node(&mut self, id: NodeId) {
-        if self.nodes.get(&id).is_some_and(|p| p.plan.is_none() && p.report.is_none()) {
+    /// A move went on or ended: the next node of the same host may begin its own.
+    fn apply_move(&mut self, id: NodeId, change: Option<Rev<Move>>) {
+        let old = match &change {
+            Some(new) => self.moves.insert(id, new.clone()),
+            None => self.moves.remove(&id),
+        };
+        let concerned: Vec<&Rev<Move>> = old.iter().chain(&change).collect();
+        let vclusters: BTreeSet<VclusterId> = concerned.iter().map(|m| m.value.vcluster).collect();
+        let ended = old.is_some_and(|m| m.value.stage.is_under_way())
+            && change.as_ref().is_none_or(|m| !m.value.stage.is_under_way());
+        for id in vclusters {
+            self.touch(id);
+        }
+        self.hosts_changed = true;
+        if ended {
+            let waiting: Vec<VclusterId> =
+                self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
+            self.dirty.extend(waiting);
+        }
+    }
+
+    /// Finds the node's place anew, and drops what nothing is known of any more.
+    fn settle_node(&mut self, id: NodeId) {
+        let Some(placed) = self.nodes.get_mut(&id) else { return };
+        placed.halves.retain(|_, half| half.plan.is_some() || half.report.is_some());
+        placed.settle();
+        if placed.halves.is_empty() {
             let vcluster = self.nodes.remove(&id).and_then(|p| p.vcluster);
             if let Some(vcluster) = vcluster
                 && let Some(nodes) = self.nodes_of.get_mut(&vcluster)

@@ -12,7 +12,8 @@ use docklet_types::report::Reason;
 use docklet_types::size::{Size, binary_mib};
 use std::collections::BTreeMap;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, HostState};
+use crate::moving::needs_btrfs;
 
 /// What the operator decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +22,31 @@ pub struct Policy {
     pub cpu_overcommit: f64,
     pub memory_overcommit: f64,
     pub disk_overcommit: f64,
+}
+
+/// The room that one vcluster finds, looked up when the first node needs it: most calls place nothing.
+pub(crate) struct Places<'a> {
+    pub cluster: &'a Cluster,
+    policy: &'a Policy,
+    siblings: BTreeMap<HostName, u32>,
+    /// The labels that hosts must have.
+    asked: &'a Labels,
+    room: Option<Room>,
+}
+
+impl<'a> Places<'a> {
+    pub const fn new(
+        cluster: &'a Cluster,
+        policy: &'a Policy,
+        siblings: BTreeMap<HostName, u32>,
+        asked: &'a Labels,
+    ) -> Self {
+        Self { cluster, policy, siblings, asked, room: None }
+    }
+
+    pub fn room(&mut self) -> &mut Room {
+        self.room.get_or_insert_with(|| Room::of(self.cluster, self.policy, &self.siblings, self.asked))
+    }
 }
 
 /// Free room on hosts that may take nodes, reduced as nodes are placed.
@@ -73,7 +99,7 @@ impl Room {
                 room.unlabelled += 1;
             } else if !host.alive {
                 room.unreachable += 1;
-            } else if host.is_cordoned() {
+            } else if host.is_cordoned() || host.lost.is_some() {
                 room.cordoned += 1;
             } else if report.value.checks.iter().any(|c| c.outcome == CheckOutcome::Failed) {
                 room.unfit += 1;
@@ -94,10 +120,57 @@ impl Room {
     /// # Errors
     /// Why nothing fits, for the person who waits.
     pub fn take(&mut self, size: Size) -> Result<HostName, Reason> {
+        self.take_on(size, |_| true)
+    }
+
+    /// The same for a node that leaves `from`: on a host that its disk can be copied to, or the one that was asked for.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take_elsewhere(
+        &mut self,
+        cluster: &Cluster,
+        size: Size,
+        from: &HostName,
+        asked: Option<&HostName>,
+    ) -> Result<HostName, Reason> {
+        if let Some(host) = asked
+            && cluster.host(host).is_some_and(|state| !state.can_move())
+        {
+            return Err(needs_btrfs(host));
+        }
+        let fits = |name: &HostName| {
+            name != from && asked.is_none_or(|a| a == name) && cluster.host(name).is_some_and(HostState::can_move)
+        };
+        if !self.hosts.keys().any(fits) {
+            let what = match asked {
+                Some(host) => format!("The host {host} takes no nodes just now"),
+                None => "No other host takes nodes just now".to_owned(),
+            };
+            return Err(Reason::new(
+                "no_other_host",
+                format!(
+                    "{what}: it must be reachable, open to new nodes, well, and keep its disks on btrfs. The node stays where it is until then."
+                ),
+            ));
+        }
+        self.take_on(size, fits)
+    }
+
+    /// Counts a node no more that its host says is gone, though its plan is still there.
+    pub(crate) fn give_back(&mut self, host: &HostName, size: Size) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.used.cpu_millis = host.used.cpu_millis.saturating_sub(u64::from(size.cpu.millis()));
+            host.used.memory_mib = host.used.memory_mib.saturating_sub(u64::from(size.memory_mib));
+            host.used.disk_mib = host.used.disk_mib.saturating_sub(u64::from(size.disk_mib));
+        }
+    }
+
+    fn take_on(&mut self, size: Size, may: impl Fn(&HostName) -> bool) -> Result<HostName, Reason> {
         let best = self
             .hosts
             .iter()
-            .filter(|(_, host)| host.fits(size))
+            .filter(|(name, host)| may(name) && host.fits(size))
             .max_by(|(_, a), (_, b)| {
                 b.siblings.cmp(&a.siblings).then(a.free_share(size).total_cmp(&b.free_share(size)))
             })

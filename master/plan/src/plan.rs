@@ -5,6 +5,7 @@
 //! planner that crashes between two transactions, or runs twice, does no harm.
 
 use docklet_types::id::{NodeId, VclusterId};
+use docklet_types::moves::Move;
 use docklet_types::name::HostName;
 use docklet_types::net::{Mac, Subnet};
 use docklet_types::plan::{Network, NodePlan, Peer, VclusterPlan};
@@ -15,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
 use crate::cluster::{Cluster, Rev};
-use crate::place::{Policy, Room};
+use crate::moving;
+use crate::place::{Places, Policy};
 
 /// Most node writes of one transaction: with the other writes and compares it stays below etcd's 128 operations.
 pub const BATCH: usize = 50;
@@ -55,6 +57,15 @@ pub enum Decision {
         id: VclusterId,
         revision: i64,
     },
+    PutMove {
+        doc: Box<Move>,
+        revision: Option<i64>,
+    },
+    /// The node has moved, or is not to any more.
+    DeleteMove {
+        node: NodeId,
+        revision: i64,
+    },
     /// Nothing of the vcluster is left: its spec and name go and its owner's usage shrinks.
     ForgetVcluster {
         spec: Rev<VclusterSpec>,
@@ -71,7 +82,7 @@ pub struct Planned {
     pub placed_on: BTreeMap<HostName, Option<i64>>,
     /// A network was taken: the network counter, with this revision, is compared and raised.
     pub network_taken: Option<Option<i64>>,
-    /// Nodes that have no place, and why.
+    /// Nodes that have no place, or cannot leave the one they have, and why.
     pub waiting: BTreeMap<NodeId, Reason>,
 }
 
@@ -111,7 +122,7 @@ pub fn plan(cluster: &Cluster, policy: &Policy, id: VclusterId) -> Planned {
         return planned;
     };
     planned.spec_revision = Some(spec.revision);
-    forget_absent_nodes(cluster, id, &mut planned);
+    forget_absent_nodes(cluster, &spec.value, &mut planned);
     if spec.value.wanted == Wanted::Absent {
         plan_removal(cluster, spec, &mut planned);
     } else {
@@ -121,49 +132,72 @@ pub fn plan(cluster: &Cluster, policy: &Policy, id: VclusterId) -> Planned {
 }
 
 /// Nodes whose host reported them absent after it was told so.
-fn forget_absent_nodes(cluster: &Cluster, id: VclusterId, planned: &mut Planned) {
-    for (node, placed) in cluster.placed_nodes(id) {
-        let Some((host, plan)) = &placed.plan else { continue };
-        let gone = placed
-            .report
-            .as_ref()
-            .is_some_and(|(_, r)| r.value.state == NodeState::Absent && r.value.generation >= plan.value.generation);
-        if plan.value.wanted == Wanted::Absent && gone && planned.decisions.len() < BATCH {
-            planned.decisions.push(Decision::ForgetNode { host: host.clone(), id: node, revision: plan.revision });
+fn forget_absent_nodes(cluster: &Cluster, spec: &VclusterSpec, planned: &mut Planned) {
+    for (node, placed) in cluster.placed_nodes(spec.id) {
+        for (host, half) in &placed.halves {
+            let Some(plan) = &half.plan else { continue };
+            let gone = half
+                .report
+                .as_ref()
+                .is_some_and(|r| r.value.state == NodeState::Absent && r.value.generation >= plan.value.generation);
+            // The last plan of a node that is to be made anew elsewhere still holds its address.
+            let last = placed.plan.as_ref().is_some_and(|(home, _)| home == host);
+            let needed = last && spec.wanted != Wanted::Absent && spec.nodes.iter().any(|n| n.id == node);
+            if plan.value.wanted == Wanted::Absent && gone && !needed && planned.decisions.len() < BATCH {
+                planned.decisions.push(Decision::ForgetNode { host: host.clone(), id: node, revision: plan.revision });
+            }
         }
     }
 }
 
-fn retire_node(host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
-    if plan.value.wanted != Wanted::Absent && planned.decisions.len() < BATCH {
+/// Asks a host to let go of a node. One that is lost is not asked.
+pub(crate) fn retire_half(cluster: &Cluster, host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
+    if planned.decisions.len() >= BATCH {
+        return;
+    }
+    if is_lost(cluster, host) {
+        let id = plan.value.id;
+        planned.decisions.push(Decision::ForgetNode { host: host.clone(), id, revision: plan.revision });
+    } else if plan.value.wanted != Wanted::Absent {
         let mut retired = (*plan.value).clone();
         retired.wanted = Wanted::Absent;
         retired.generation += 1;
-        planned.decisions.push(Decision::PutNode {
-            host: host.clone(),
-            plan: Box::new(retired),
-            revision: Some(plan.revision),
-        });
+        put_again(host, plan, retired, planned);
     }
+}
+
+fn is_forgotten(planned: &Planned, host: &HostName, node: NodeId) -> bool {
+    planned.decisions.iter().any(|d| matches!(d, Decision::ForgetNode { host: h, id, .. } if h == host && *id == node))
+}
+
+fn is_lost(cluster: &Cluster, host: &HostName) -> bool {
+    cluster.host(host).is_some_and(|h| h.lost.is_some())
+}
+
+/// Replaces a node's plan.
+pub(crate) fn put_again(host: &HostName, old: &Rev<NodePlan>, new: NodePlan, planned: &mut Planned) {
+    planned.decisions.push(Decision::PutNode { host: host.clone(), plan: Box::new(new), revision: Some(old.revision) });
 }
 
 fn plan_removal(cluster: &Cluster, spec: &Rev<VclusterSpec>, planned: &mut Planned) {
     let id = spec.value.id;
-    let forgotten: HashSet<NodeId> = planned
-        .decisions
-        .iter()
-        .filter_map(|d| if let Decision::ForgetNode { id, .. } = d { Some(*id) } else { None })
-        .collect();
-    let mut nodes_left = false;
-    for (node, placed) in cluster.placed_nodes(id) {
-        if let Some((host, plan)) = &placed.plan {
-            nodes_left |= !forgotten.contains(&node);
-            retire_node(host, plan, planned);
+    moving::forget_moves(cluster, |m| m.vcluster == id, planned);
+    let mut halves = 0;
+    for (_, placed) in cluster.placed_nodes(id) {
+        for (host, half) in &placed.halves {
+            if let Some(plan) = &half.plan {
+                halves += 1;
+                if !is_forgotten(planned, host, plan.value.id) {
+                    retire_half(cluster, host, plan, planned);
+                }
+            }
         }
     }
+    let forgotten = planned.decisions.iter().filter(|d| matches!(d, Decision::ForgetNode { .. })).count();
+    let nodes_left = forgotten < halves;
     let mut shares_left = false;
     for (host, share) in cluster.shares(id) {
-        shares_left |= !retire_share(host, share, nodes_left, planned);
+        shares_left |= !retire_share(cluster, host, share, nodes_left, planned);
     }
     if nodes_left || shares_left || planned.decisions.len() >= BATCH {
         return;
@@ -175,11 +209,22 @@ fn plan_removal(cluster: &Cluster, spec: &Rev<VclusterSpec>, planned: &mut Plann
 }
 
 /// Takes a host's share of a vcluster away; `true` once the host has let go and the share can be forgotten.
-fn retire_share(host: &HostName, share: &crate::cluster::Share, nodes_left: bool, planned: &mut Planned) -> bool {
+fn retire_share(
+    cluster: &Cluster,
+    host: &HostName,
+    share: &crate::cluster::Share,
+    nodes_left: bool,
+    planned: &mut Planned,
+) -> bool {
     let Some(plan) = &share.plan else {
         // A report without a plan is dropped with the next write of its host.
         return true;
     };
+    if is_lost(cluster, host) {
+        let id = plan.value.id;
+        planned.decisions.push(Decision::ForgetShare { host: host.clone(), id, revision: plan.revision });
+        return true;
+    }
     if plan.value.wanted != Wanted::Absent {
         let mut retired = (*plan.value).clone();
         retired.wanted = Wanted::Absent;
@@ -206,9 +251,13 @@ fn retire_share(host: &HostName, share: &crate::cluster::Share, nodes_left: bool
 fn plan_presence(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, planned: &mut Planned) {
     let id = spec.id;
     let named: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
-    for (node, placed) in cluster.placed_nodes(id) {
-        if let (false, Some((host, plan))) = (named.contains(&node), &placed.plan) {
-            retire_node(host, plan, planned);
+    let unnamed = || cluster.placed_nodes(id).filter(|(node, _)| !named.contains(node));
+    moving::forget_moves(cluster, |m| m.vcluster == id && !named.contains(&m.node), planned);
+    for (_, placed) in unnamed() {
+        for (host, half) in &placed.halves {
+            if let Some(plan) = half.plan.as_ref().filter(|p| !is_forgotten(planned, host, p.value.id)) {
+                retire_half(cluster, host, plan, planned);
+            }
         }
     }
     let network = match cluster.network(id) {
@@ -246,18 +295,21 @@ fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: 
         }
     }
     let mut free = network.subnet.node_addresses().filter(move |ip| !taken.contains(ip));
-    // Made when the first node needs it: most calls place nothing.
-    let mut room: Option<Room> = None;
+    let mut places = Places::new(cluster, policy, siblings, &spec.host_labels);
     for node in &spec.nodes {
-        let placed = cluster.node(node.id).and_then(|p| p.plan.as_ref());
-        if let Some((host, plan)) = placed {
-            update_node(cluster, spec, node, host, plan, planned);
+        let placed = cluster.node(node.id);
+        if let Some((host, plan)) = placed.and_then(|p| p.plan.as_ref()) {
+            if is_lost(cluster, host) || plan.value.wanted == Wanted::Absent {
+                make_anew(&mut places, spec, node, planned);
+            } else if !moving::advance(&mut places, spec, node, planned) {
+                update_node(spec, node, host, plan, planned);
+            }
             continue;
         }
-        if planned.decisions.len() >= BATCH {
+        // What was on its way to a host goes before the node gets a place.
+        if placed.is_some_and(|p| moving::drop_incoming(cluster, p, planned)) || planned.decisions.len() >= BATCH {
             continue;
         }
-        let room = room.get_or_insert_with(|| Room::of(cluster, policy, &siblings, &spec.host_labels));
         let Some(ip) = free.next() else {
             planned.waiting.insert(
                 node.id,
@@ -265,7 +317,7 @@ fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: 
             );
             continue;
         };
-        match room.take(node.size) {
+        match places.room().take(node.size) {
             Ok(host) => {
                 planned.placed_on.insert(host.clone(), cluster.host(&host).and_then(|h| h.alloc_revision));
                 let plan = Box::new(new_node(spec, node, ip));
@@ -292,55 +344,122 @@ fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
         range: spec.range,
         ip,
         mac: Mac::of_address(ip),
+        moving: None,
     }
 }
 
-fn update_node(
-    cluster: &Cluster,
-    spec: &VclusterSpec,
-    node: &NodeSpec,
-    host: &HostName,
-    plan: &Rev<NodePlan>,
-    planned: &mut Planned,
-) {
+/// The plan as the spec asks for it now, of the same generation.
+pub(crate) fn updated(spec: &VclusterSpec, node: &NodeSpec, plan: &NodePlan) -> NodePlan {
+    NodePlan { wanted: spec.wanted, attempt: node.attempt, ..plan.clone() }
+}
+
+fn update_node(spec: &VclusterSpec, node: &NodeSpec, host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
+    let mut next = updated(spec, node, &plan.value);
     // A node on its way out is not called back: its spec has forgotten it, ids are not reused.
-    let differs = plan.value.wanted != spec.wanted || plan.value.attempt != node.attempt;
-    if plan.value.wanted == Wanted::Absent || !differs || planned.decisions.len() >= BATCH {
+    if plan.value.wanted == Wanted::Absent || next == *plan.value || planned.decisions.len() >= BATCH {
         return;
     }
-    debug_assert!(cluster.spec(spec.id).is_some());
-    let mut updated = (*plan.value).clone();
-    updated.wanted = spec.wanted;
-    updated.attempt = node.attempt;
-    updated.generation += 1;
-    planned.decisions.push(Decision::PutNode {
-        host: host.clone(),
-        plan: Box::new(updated),
-        revision: Some(plan.revision),
+    next.generation += 1;
+    put_again(host, plan, next, planned);
+}
+
+/// A node whose host is lost with its disk: it gets a new one on another host, at its old address. Where there is no room
+/// its plan stays as a tombstone, so that the address is kept and the old host, should it come back, removes it.
+fn make_anew(places: &mut Places<'_>, spec: &VclusterSpec, node: &NodeSpec, planned: &mut Planned) {
+    let cluster = places.cluster;
+    let Some(placed) = cluster.node(node.id) else { return };
+    let Some((old, plan)) = &placed.plan else { return };
+    moving::forget_moves(cluster, |m| m.node == node.id, planned);
+    let arriving = moving::drop_incoming(cluster, placed, planned);
+    if planned.decisions.len() + 2 > BATCH {
+        return;
+    }
+    // Nobody answers for a host that is lost; any other must have said that the node is gone.
+    let gone = is_lost(cluster, old)
+        || placed
+            .report
+            .as_ref()
+            .is_some_and(|(_, r)| r.value.state == NodeState::Absent && r.value.generation >= plan.value.generation);
+    let found = if arriving || !gone {
+        Err(node_lost(old))
+    } else {
+        places.room().give_back(old, plan.value.size);
+        places.room().take(node.size)
+    };
+    match found {
+        Ok(host) => {
+            planned.placed_on.insert(host.clone(), cluster.host(&host).and_then(|h| h.alloc_revision));
+            let mut fresh = new_node(spec, node, plan.value.ip);
+            fresh.generation = plan.value.generation + 1;
+            if host == *old {
+                put_again(old, plan, fresh, planned);
+            } else {
+                planned.decisions.push(Decision::PutNode { host, plan: Box::new(fresh), revision: None });
+                let (host, id) = (old.clone(), node.id);
+                planned.decisions.push(Decision::ForgetNode { host, id, revision: plan.revision });
+            }
+        }
+        Err(reason) => {
+            if plan.value.wanted != Wanted::Absent {
+                let mut tombstone = (*plan.value).clone();
+                tombstone.wanted = Wanted::Absent;
+                tombstone.generation += 1;
+                tombstone.moving = None;
+                put_again(old, plan, tombstone, planned);
+            }
+            planned.waiting.insert(node.id, reason);
+        }
+    }
+}
+
+fn node_lost(host: &HostName) -> Reason {
+    Reason::new(
+        "node_lost",
+        format!("The host {host} was given up for lost with this node's disk. The node is made anew from its image."),
+    )
+}
+
+/// The numbers of hosts' losses that are settled: the host has said that it let go of everything, and so do its plans.
+#[must_use]
+pub fn settled_losses(cluster: &Cluster) -> Vec<(HostName, i64)> {
+    let clean = |id: &NodeId, host: &HostName| {
+        cluster.node(*id).and_then(|p| p.halves.get(host)).is_none_or(|half| {
+            half.plan.as_ref().is_none_or(|p| p.value.wanted == Wanted::Absent)
+                && half.report.as_ref().is_none_or(|r| r.value.state == NodeState::Absent)
+        })
+    };
+    let settled = cluster.hosts().filter_map(|(name, host)| {
+        let lost = host.lost.as_ref().filter(|l| host.cleared == Some(l.value.number))?;
+        host.nodes.iter().all(|id| clean(id, name)).then(|| (name.clone(), lost.revision))
     });
+    settled.collect()
 }
 
 /// Each host with nodes gets the vcluster's share with all peers; a host without any lets go of it.
 fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned: &mut Planned) {
-    let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
-    let mut holding: BTreeSet<HostName> = BTreeSet::new();
     let mut forwards: BTreeMap<HostName, Vec<Forward>> = BTreeMap::new();
-    let mut note = |host: &HostName, plan: &NodePlan| {
-        holding.insert(host.clone());
-        if plan.wanted == Wanted::Absent {
-            peers.remove(&plan.id);
-        } else {
-            peers.insert(plan.id, Peer { name: plan.name.clone(), ip: plan.ip, mac: plan.mac, host: host.clone() });
-        }
-    };
-    for (_, placed) in cluster.placed_nodes(spec.id) {
-        if let Some((host, plan)) = &placed.plan {
-            note(host, &plan.value);
+    // Every plan as it will be after this transaction.
+    let mut halves: BTreeMap<(NodeId, &HostName), &NodePlan> = BTreeMap::new();
+    for (node, placed) in cluster.placed_nodes(spec.id) {
+        for (host, half) in &placed.halves {
+            halves.extend(half.plan.as_ref().map(|plan| ((node, host), &*plan.value)));
         }
     }
     for decision in &planned.decisions {
         if let Decision::PutNode { host, plan, .. } = decision {
-            note(host, plan);
+            halves.insert((plan.id, host), plan);
+        }
+    }
+    let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
+    let mut holding: BTreeSet<HostName> = BTreeSet::new();
+    for ((node, host), plan) in halves {
+        // Of a host that said that a node is gone a share may still be there, and goes after its nodes.
+        if is_lost(cluster, host) {
+            continue;
+        }
+        holding.insert(host.clone());
+        if plan.wanted != Wanted::Absent && !plan.is_incoming() {
+            peers.insert(node, Peer { name: plan.name.clone(), ip: plan.ip, mac: plan.mac, host: host.clone() });
         }
     }
     for mapping in &spec.ports {
@@ -384,7 +503,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
     }
     for (host, share) in cluster.shares(spec.id) {
         if !holding.contains(host) {
-            retire_share(host, share, false, planned);
+            retire_share(cluster, host, share, false, planned);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The planner against hosts that behave, in random order: whatever is asked for comes true and nothing is left over.
 
-use docklet_types::host::{Capacity, HostReport};
+use docklet_types::host::{Capacity, HostReport, HostSettings};
 use docklet_types::id::{IdRange, NodeId, OperationId, VclusterId};
 use docklet_types::image::ImageRef;
+use docklet_types::moves::{Lost, Move, Stage};
 use docklet_types::name::{HostName, NodeName};
 use docklet_types::plan::{NodePlan, VclusterPlan};
-use docklet_types::report::{NodeReport, NodeState, VclusterReport};
+use docklet_types::report::{NodeReport, NodeState, Reason, VclusterReport};
 use docklet_types::size::Size;
 use docklet_types::spec::{NodeSpec, SshKeyPair, VclusterKeys, VclusterSpec, Wanted};
 use docklet_types::status::Status;
@@ -15,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use crate::cluster::{Change, Cluster, Rev};
+use crate::moving::{Errand, errand};
 use crate::place::Policy;
-use crate::plan::{BATCH, Decision, plan};
+use crate::plan::{BATCH, Decision, plan, settled_losses};
 use crate::{status, view};
 
 fn policy() -> Policy {
@@ -182,6 +184,11 @@ impl World {
                 self.cluster.apply(Change::VclusterPlan(host.clone(), id, None));
                 self.cluster.apply(Change::VclusterReport(host, id, None));
             }
+            Decision::PutMove { doc, .. } => {
+                let rev = self.rev(*doc);
+                self.cluster.apply(Change::Move(rev.value.node, Some(rev)));
+            }
+            Decision::DeleteMove { node, .. } => self.cluster.apply(Change::Move(node, None)),
             Decision::ForgetVcluster { spec } => self.cluster.apply(Change::Spec(spec.value.id, None)),
         }
     }
@@ -228,26 +235,120 @@ impl World {
         self.cluster.apply(Change::VclusterReport(at.0.clone(), plan.id, Some(rev)));
     }
 
+    fn ask(&mut self, node: NodeId, to: u32) {
+        let Some(vcluster) = self.cluster.node(node).and_then(|p| p.vcluster) else { return };
+        if self.cluster.moving(node).is_some_and(|m| m.value.stage.is_under_way()) {
+            return;
+        }
+        let (wanted, actor) = (Some(host(to)), Some("root".parse().unwrap()));
+        let doc = Move { node, vcluster, wanted, actor, stage: Stage::Waiting, trip: None, reason: None };
+        let rev = self.rev(doc);
+        self.cluster.apply(Change::Move(node, Some(rev)));
+    }
+
+    /// Whoever carries bytes does what there is to do for one move: it goes well, or it fails.
+    fn carry(&mut self, node: NodeId, well: bool) -> bool {
+        let Some(doc) = self.cluster.moving(node).map(|m| (*m.value).clone()) else { return false };
+        let Some(errand) = errand(&self.cluster, &doc) else { return false };
+        let stage = match errand {
+            _ if !well => Stage::Failed,
+            Errand::First(_) => Stage::Copied,
+            Errand::Last(ref trip) => {
+                let stopped = self.cluster.node(node).unwrap().halves[&trip.from].report.as_ref().unwrap();
+                assert_eq!(stopped.value.state, NodeState::Stopped, "the last copy is one of a node that runs");
+                Stage::Arrived
+            }
+            Errand::AwaitStop(_) => return false,
+        };
+        let reason = (stage == Stage::Failed).then(|| Reason::new("test", "It was told to fail."));
+        let rev = self.rev(Move { stage, reason, ..doc });
+        self.cluster.apply(Change::Move(node, Some(rev)));
+        true
+    }
+
+    fn carry_all(&mut self, well: bool) -> bool {
+        let nodes: Vec<NodeId> = self.cluster.moves().map(|m| m.value.node).collect();
+        nodes.into_iter().fold(false, |any, node| self.carry(node, well) || any)
+    }
+
+    /// What an administrator asks for, or takes back.
+    fn drain(&mut self, number: u32, draining: bool) {
+        let rev = self.rev(HostSettings { draining, ..HostSettings::default() });
+        self.cluster.apply(Change::HostSettings(host(number), Some(rev)));
+    }
+
+    /// Failed moves are tried again after a while.
+    fn forget_failures(&mut self) {
+        let failed: Vec<NodeId> =
+            self.cluster.moves().filter(|m| m.value.stage == Stage::Failed).map(|m| m.value.node).collect();
+        for node in failed {
+            self.cluster.apply(Change::Move(node, None));
+        }
+    }
+
+    /// An operator's word: the host is gone. What it was planned to do is nobody's business any more.
+    fn give_up(&mut self, number: u32) {
+        self.cluster.apply(Change::Alive(host(number), false));
+        let number_of_loss = u64::try_from(self.revision).unwrap();
+        let rev = self.rev(Lost { number: number_of_loss, actor: "root".parse().unwrap(), at: Micros(0) });
+        self.cluster.apply(Change::Lost(host(number), Some(rev)));
+    }
+
+    /// A lost host comes back and lets go of everything that no plan names.
+    fn come_back(&mut self, number: u32) {
+        self.cluster.apply(Change::Alive(host(number), true));
+        let lost = self.cluster.host(&host(number)).and_then(|h| h.lost.as_ref()).map(|l| l.value.number);
+        self.cluster.apply(Change::Cleared(host(number), lost));
+    }
+
+    /// Where a node is by the rules, and where it runs: never in two places.
+    fn places(&self, id: NodeId) -> Vec<HostName> {
+        self.node_plans
+            .iter()
+            .filter(|((host, node), plan)| {
+                let lost = self.cluster.host(host).is_some_and(|h| h.lost.is_some());
+                *node == id && plan.wanted == Wanted::Running && !lost
+            })
+            .map(|((host, _), _)| host.clone())
+            .collect()
+    }
+
+    fn tidy_losses(&mut self) -> bool {
+        let settled = settled_losses(&self.cluster);
+        for (host, _) in &settled {
+            self.cluster.apply(Change::Lost(host.clone(), None));
+        }
+        !settled.is_empty()
+    }
+
     /// Planner and hosts take turns until nobody has anything left to do.
     fn settle(&mut self) {
         for _ in 0..200 {
             let mut any = false;
             for id in self.cluster.take_dirty() {
                 any |= self.plan_once(id);
+                self.check_invariants();
             }
+            any |= self.carry_all(true) | self.tidy_losses();
             let before = self.revision;
             let nodes: Vec<_> = self.node_plans.keys().cloned().collect();
             for at in &nodes {
-                let reported = self.cluster.node(at.1).and_then(|p| p.report.as_ref()).map(|(_, r)| r.value.generation);
+                let half = self.cluster.node(at.1).and_then(|p| p.halves.get(&at.0));
+                let reported = half.and_then(|h| h.report.as_ref()).map(|r| r.value.generation);
                 if reported != Some(self.node_plans[at].generation) {
                     self.host_acts(at);
                 }
             }
             let shares: Vec<_> = self.shares.keys().cloned().collect();
             for at in &shares {
-                self.share_acts(at);
+                let share =
+                    self.cluster.shares(at.1).find(|(host, _)| **host == at.0).and_then(|(_, s)| s.report.as_ref());
+                if share.is_none_or(|r| r.value.generation != self.shares[at].generation || r.value.present) {
+                    self.share_acts(at);
+                }
             }
-            if !any && before + i64::try_from(shares.len()).unwrap() == self.revision {
+            let present = self.shares.values().filter(|s| s.wanted != Wanted::Absent).count();
+            if !any && before + i64::try_from(present).unwrap() == self.revision {
                 return;
             }
         }
@@ -260,9 +361,12 @@ impl World {
     }
 
     fn check_invariants(&self) {
-        let mut addresses = BTreeSet::new();
+        let mut addresses = BTreeMap::new();
         for plan in self.node_plans.values() {
-            assert!(addresses.insert(plan.ip), "{} twice", plan.ip);
+            let holder = addresses.insert(plan.ip, plan.id);
+            assert!(holder.is_none_or(|id| id == plan.id), "{} twice", plan.ip);
+            let places = self.places(plan.id);
+            assert!(places.len() <= 1, "{} is to run on {places:?}", plan.name);
             let network = self.cluster.network(plan.vcluster).expect("a node's vcluster has a network");
             assert!(network.value.subnet.contains(plan.ip));
         }
@@ -352,6 +456,156 @@ fn with_no_host_a_vcluster_is_pending_and_says_why() {
     assert!(plan(&world.cluster, &policy(), id).waiting.values().all(|r| r.code == "no_host"));
 }
 
+#[test]
+fn a_host_is_emptied_one_node_at_a_time() {
+    let mut world = World::new(3, 10);
+    let id = world.create("demo", 6);
+    world.settle();
+    let before: BTreeMap<_, _> = world.node_plans.values().map(|p| (p.id, (p.ip, p.mac, p.name.clone()))).collect();
+    world.drain(0, true);
+    let mut most = 0;
+    for _ in 0..20 {
+        for id in world.cluster.take_dirty() {
+            world.plan_once(id);
+        }
+        most = most.max(world.cluster.moves().filter(|m| m.value.stage.is_under_way()).count());
+        world.carry_all(true);
+        for at in world.node_plans.keys().cloned().collect::<Vec<_>>() {
+            world.host_acts(&at);
+        }
+        world.check_invariants();
+    }
+    assert_eq!(most, 1);
+    world.settle();
+    assert!(world.node_plans.keys().all(|(at, _)| *at != host(0)));
+    assert!(world.shares.keys().all(|(at, _)| *at != host(0)), "its share went with the last node");
+    let after: BTreeMap<_, _> = world.node_plans.values().map(|p| (p.id, (p.ip, p.mac, p.name.clone()))).collect();
+    assert_eq!(before, after);
+    assert_eq!(world.status(id), Some(Status::Running));
+    assert_eq!(
+        view::host(&world.cluster, &host(0), world.cluster.host(&host(0)).unwrap(), |_| BTreeMap::new())
+            .unwrap()
+            .status,
+        "drained"
+    );
+    assert!(world.shares.values().all(|s| s.peers.iter().all(|p| p.host != host(0))));
+}
+
+#[test]
+fn without_room_a_drained_host_keeps_its_nodes_and_says_why() {
+    let mut world = World::new(2, 3);
+    let id = world.create("demo", 6);
+    world.settle();
+    world.drain(0, true);
+    world.settle();
+    assert_eq!(world.status(id), Some(Status::Running));
+    let waiting = plan(&world.cluster, &policy(), id).waiting;
+    assert_eq!(waiting.len(), 3);
+    assert!(waiting.values().all(|r| r.code == "no_room"), "{waiting:?}");
+    let moves = view::moves_from(&world.cluster, &host(0), |id| plan(&world.cluster, &policy(), id).waiting);
+    assert_eq!(moves.len(), 3);
+    // Room appears: it goes on by itself.
+    world.edit(id, |_, spec| {
+        spec.nodes.truncate(3);
+    });
+    world.settle();
+    assert!(world.node_plans.keys().all(|(at, _)| *at == host(1)), "{:?}", world.node_plans.keys());
+}
+
+#[test]
+fn a_move_that_fails_leaves_the_node_where_it_was() {
+    for fails_at in [Stage::Copying, Stage::Copied] {
+        let mut world = World::new(2, 10);
+        let id = world.create("demo", 1);
+        world.settle();
+        let (at, node) = world.node_plans.keys().next().cloned().unwrap();
+        let to = (0..2).find(|n| host(*n) != at).unwrap();
+        world.ask(node, to);
+        for _ in 0..10 {
+            for id in world.cluster.take_dirty() {
+                world.plan_once(id);
+            }
+            let stage = world.cluster.moving(node).unwrap().value.stage;
+            for at in world.node_plans.keys().cloned().collect::<Vec<_>>() {
+                world.host_acts(&at);
+            }
+            world.carry(node, stage != fails_at);
+            world.check_invariants();
+        }
+        world.settle();
+        assert_eq!(world.cluster.moving(node).unwrap().value.stage, Stage::Failed);
+        assert_eq!(world.node_plans.keys().cloned().collect::<Vec<_>>(), [(at, node)], "failed at {fails_at:?}");
+        assert_eq!(world.status(id), Some(Status::Running));
+        // Asked again, it goes.
+        world.ask(node, to);
+        world.settle();
+        assert_eq!(world.node_plans.keys().cloned().collect::<Vec<_>>(), [(host(to), node)]);
+        assert!(world.cluster.moving(node).is_none());
+    }
+}
+
+#[test]
+fn disks_in_directories_do_not_move() {
+    let mut world = World::new(2, 10);
+    let id = world.create("demo", 1);
+    world.settle();
+    let (at, node) = world.node_plans.keys().next().cloned().unwrap();
+    let mut report = (*world.cluster.host(&at).unwrap().report.as_ref().unwrap().value).clone();
+    report.storage = "directory".into();
+    let rev = world.rev(report);
+    world.cluster.apply(Change::Host(at.clone(), Some(rev)));
+    world.ask(node, (0..2).find(|n| host(*n) != at).unwrap());
+    world.settle();
+    assert_eq!(plan(&world.cluster, &policy(), id).waiting[&node].code, "move_needs_btrfs");
+    assert_eq!(world.node_plans.len(), 1);
+}
+
+#[test]
+fn nodes_of_a_lost_host_are_made_anew_at_their_addresses() {
+    let mut world = World::new(3, 10);
+    let id = world.create("demo", 6);
+    world.settle();
+    let before: BTreeMap<_, _> = world.node_plans.values().map(|p| (p.id, (p.ip, p.generation))).collect();
+    world.cluster.apply(Change::Alive(host(0), false));
+    world.settle();
+    assert_eq!(world.node_plans.keys().filter(|(at, _)| *at == host(0)).count(), 2, "nothing happens without the word");
+    world.give_up(0);
+    world.settle();
+    assert!(world.node_plans.keys().all(|(at, _)| *at != host(0)));
+    assert!(world.shares.keys().all(|(at, _)| *at != host(0)));
+    for plan in world.node_plans.values() {
+        let (ip, generation) = before[&plan.id];
+        assert_eq!(plan.ip, ip);
+        assert!(plan.generation >= generation);
+    }
+    assert_eq!(world.status(id), Some(Status::Running));
+    // It takes nothing before it has let go of what it held.
+    world.cluster.apply(Change::Alive(host(0), true));
+    world.edit(id, |world, spec| spec.nodes.extend(world.node_specs(7, 3)));
+    world.settle();
+    assert!(world.node_plans.keys().all(|(at, _)| *at != host(0)));
+    world.come_back(0);
+    world.settle();
+    assert!(world.cluster.host(&host(0)).unwrap().lost.is_none());
+}
+
+#[test]
+fn a_lost_node_without_room_keeps_its_address_until_there_is() {
+    let mut world = World::new(2, 3);
+    let id = world.create("demo", 6);
+    world.settle();
+    let before: BTreeSet<_> = world.node_plans.values().map(|p| p.ip).collect();
+    world.give_up(0);
+    world.settle();
+    assert_eq!(world.status(id), Some(Status::Degraded));
+    assert!(world.node_plans.iter().all(|((at, _), p)| *at != host(0) || p.wanted == Wanted::Absent));
+    // The very host comes back, empty.
+    world.come_back(0);
+    world.settle();
+    assert_eq!(world.status(id), Some(Status::Running));
+    assert_eq!(world.node_plans.values().map(|p| p.ip).collect::<BTreeSet<_>>(), before);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Create(u32),
@@ -364,6 +618,11 @@ enum Act {
     ShareActs(usize),
     Lose(u32),
     Return(u32),
+    Drain(u32, bool),
+    Move(usize, u32),
+    Carry(usize, bool),
+    GiveUp(u32),
+    ComeBack(u32),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -378,6 +637,11 @@ fn act() -> impl Strategy<Value = Act> {
         any::<usize>().prop_map(Act::ShareActs),
         (0u32..3).prop_map(Act::Lose),
         (0u32..3).prop_map(Act::Return),
+        (0u32..3, any::<bool>()).prop_map(|(h, d)| Act::Drain(h, d)),
+        (any::<usize>(), 0u32..3).prop_map(|(n, h)| Act::Move(n, h)),
+        (any::<usize>(), any::<bool>()).prop_map(|(n, w)| Act::Carry(n, w)),
+        (0u32..3).prop_map(Act::GiveUp),
+        (0u32..3).prop_map(Act::ComeBack),
     ]
 }
 
@@ -387,10 +651,10 @@ fn nth<T: Clone>(items: impl Iterator<Item = T>, index: usize) -> Option<T> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn whatever_happens_the_cluster_comes_to_what_is_wanted(acts in prop::collection::vec(act(), 1..60)) {
+    fn whatever_happens_the_cluster_comes_to_what_is_wanted(acts in prop::collection::vec(act(), 1..80)) {
         let mut world = World::new(3, 20);
         let mut ids: Vec<VclusterId> = Vec::new();
         for (number, act) in acts.into_iter().enumerate() {
@@ -416,13 +680,24 @@ proptest! {
                 Act::ShareActs(n) => if let Some(at) = nth(world.shares.keys().cloned(), n) { world.share_acts(&at) },
                 Act::Lose(h) => world.cluster.apply(Change::Alive(host(h), false)),
                 Act::Return(h) => world.cluster.apply(Change::Alive(host(h), true)),
+                Act::Drain(h, draining) => world.drain(h, draining),
+                Act::Move(n, h) => if let Some((_, id)) = nth(world.node_plans.keys().cloned(), n) { world.ask(id, h) },
+                Act::Carry(n, well) => if let Some(id) = nth(world.cluster.moves().map(|m| m.value.node), n) { world.carry(id, well); },
+                Act::GiveUp(h) => world.give_up(h),
+                Act::ComeBack(h) => world.come_back(h),
             }
             world.check_invariants();
         }
         for number in 0..3 {
-            world.cluster.apply(Change::Alive(host(number), true));
+            world.come_back(number);
+            world.drain(number, false);
         }
         world.settle();
+        world.forget_failures();
+        world.settle();
+        prop_assert!(world.cluster.moves().all(|m| m.value.stage == Stage::Waiting), "a move hangs");
+        prop_assert!(world.node_plans.values().all(|p| p.moving.is_none()), "half a node is left");
+        prop_assert!(world.cluster.hosts().all(|(_, h)| h.lost.is_none()), "a loss is never settled");
         world.check_invariants();
         let mut expected = 0;
         for id in ids {

@@ -1,12 +1,13 @@
 //! How a node and a vcluster are, computed from spec, plan and reports whenever somebody asks.
 
 use docklet_types::id::NodeId;
+use docklet_types::plan::NodePlan;
 use docklet_types::report::{NodeState, Reason};
 use docklet_types::spec::{VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, Placed};
+use crate::cluster::{Cluster, Placed, Rev};
 
 /// A status with its reason where there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,9 @@ impl Judged {
 /// How one node is. `waiting` says why nodes without a place have none, as the planner found.
 #[must_use]
 pub fn of_node(cluster: &Cluster, wanted: Wanted, placed: Option<&Placed>, waiting: Option<&Reason>) -> Judged {
-    let Some((host, plan)) = placed.and_then(|p| p.plan.as_ref()) else {
+    // A node that is wanted and whose only plan says that it goes is about to be made anew elsewhere.
+    let stays = |(_, plan): &&(_, Rev<NodePlan>)| wanted == Wanted::Absent || plan.value.wanted != Wanted::Absent;
+    let Some((host, plan)) = placed.and_then(|p| p.plan.as_ref()).filter(stays) else {
         return match wanted {
             Wanted::Running => Judged { status: Status::Pending, reason: waiting.cloned() },
             Wanted::Stopped => Judged { status: Status::Stopped, reason: waiting.cloned() },

@@ -2,15 +2,16 @@
 
 use docklet_types::host::Capacity;
 use docklet_types::host::CheckOutcome;
-use docklet_types::id::NodeId;
+use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::label;
+use docklet_types::moves::Stage;
 use docklet_types::name::HostName;
 use docklet_types::port::PortMapping;
 use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming, VclusterReport};
-use docklet_types::spec::{Usage, VclusterSpec, Wanted};
+use docklet_types::spec::{NodeSpec, Usage, VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
-use docklet_types::view::{HostView, NodeView, PortView, StepView, UsageView, VclusterView};
+use docklet_types::view::{HostView, MoveView, NodeView, PortView, StepView, UsageView, VclusterView};
 use std::collections::{BTreeMap, HashSet};
 
 use crate::cluster::{Cluster, HostState};
@@ -68,6 +69,7 @@ pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<N
                 image: node.image.name.to_string(),
                 size: node.size,
                 ready_millis: placed.and_then(|p| p.report.as_ref()).and_then(|(_, r)| ready_millis(&r.value)),
+                moving: moving(cluster, spec, node, waiting.get(&node.id)),
             }
         })
         .collect();
@@ -83,6 +85,7 @@ pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<N
                 image: plan.value.image.name.to_string(),
                 size: plan.value.size,
                 ready_millis: None,
+                moving: None,
             });
         }
     }
@@ -124,6 +127,48 @@ pub fn port(cluster: &Cluster, spec: &VclusterSpec, mapping: &PortMapping) -> Op
         address: address.map(|a| a.to_string()),
         reason,
     })
+}
+
+/// How far a node is on its way to another host, where it is to be on one.
+fn moving(cluster: &Cluster, spec: &VclusterSpec, node: &NodeSpec, waiting: Option<&Reason>) -> Option<MoveView> {
+    let (home, plan) = cluster.node(node.id)?.plan.as_ref()?;
+    let doc = cluster.moving(node.id).map(|m| &*m.value);
+    let draining = cluster.host(home).is_some_and(HostState::is_draining);
+    if doc.is_none() && !draining || plan.value.wanted == Wanted::Absent {
+        return None;
+    }
+    let trip = doc.and_then(|d| d.trip.as_ref());
+    let stage = doc.map_or(Stage::Waiting, |d| d.stage);
+    Some(MoveView {
+        owner: spec.owner.to_string(),
+        vcluster: spec.name.to_string(),
+        node: node.name.to_string(),
+        from: trip.map_or(home, |t| &t.from).to_string(),
+        to: trip.map(|t| &t.to).or(doc.and_then(|d| d.wanted.as_ref())).map(ToString::to_string),
+        stage,
+        bytes: trip.map_or(0, |t| t.bytes),
+        reason: doc.and_then(|d| d.reason.clone()).or_else(|| waiting.filter(|_| stage == Stage::Waiting).cloned()),
+    })
+}
+
+/// Nodes that leave a host: those under way first, then those that failed or wait, with why. Nodes that only wait for
+/// their turn are left out.
+#[must_use]
+pub fn moves_from(cluster: &Cluster, name: &HostName, waiting: impl Fn(VclusterId) -> Waiting) -> Vec<MoveView> {
+    let Some(host) = cluster.host(name) else { return Vec::new() };
+    let vclusters: HashSet<VclusterId> =
+        host.nodes.iter().filter_map(|id| cluster.node(*id)?.plan.as_ref().map(|(_, p)| p.value.vcluster)).collect();
+    let mut found = Vec::new();
+    for spec in vclusters.into_iter().filter_map(|id| cluster.spec(id)) {
+        let reasons = waiting(spec.value.id);
+        let views = spec.value.nodes.iter().filter_map(|n| moving(cluster, &spec.value, n, reasons.get(&n.id)));
+        found.extend(views.filter(|m| m.from == name.as_str() && (m.stage != Stage::Waiting || m.reason.is_some())));
+    }
+    found.sort_by(|a, b| {
+        let key = |m: &MoveView| (!m.stage.is_under_way(), m.owner.clone(), m.vcluster.clone(), m.node.clone());
+        key(a).cmp(&key(b))
+    });
+    found
 }
 
 /// From the first step of the last start to its end.
@@ -204,23 +249,32 @@ pub fn usage(usage: &Usage) -> UsageView {
     }
 }
 
-/// `None` for a host that has never described itself.
+/// `None` for a host that has never described itself. `waiting` tells why nodes of a vcluster wait.
 #[must_use]
-pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<HostView> {
+pub fn host(
+    cluster: &Cluster,
+    name: &HostName,
+    host: &HostState,
+    waiting: impl Fn(VclusterId) -> Waiting,
+) -> Option<HostView> {
     let report = &host.report.as_ref()?.value;
     let ready = host
         .nodes
         .iter()
         .filter(|id| {
-            cluster.node(**id).and_then(|p| p.report.as_ref()).is_some_and(|(_, r)| r.value.state == NodeState::Ready)
+            let half = cluster.node(**id).and_then(|p| p.halves.get(name));
+            half.and_then(|h| h.report.as_ref()).is_some_and(|r| r.value.state == NodeState::Ready)
         })
         .count();
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
-    let status = match (host.alive, failed, host.is_cordoned()) {
-        (false, ..) => "unreachable",
-        (true, true, _) => "failed",
-        (true, false, true) => "cordoned",
-        (true, false, false) => "ready",
+    let status = match () {
+        () if !host.alive => "unreachable",
+        () if failed => "failed",
+        () if host.lost.is_some() => "clearing",
+        () if host.is_draining() && host.nodes.is_empty() => "drained",
+        () if host.is_draining() => "draining",
+        () if host.is_cordoned() => "cordoned",
+        () => "ready",
     };
     let allocated: Capacity = host.allocated;
     Some(HostView {
@@ -228,6 +282,8 @@ pub fn host(cluster: &Cluster, name: &HostName, host: &HostState) -> Option<Host
         status: status.to_owned(),
         cordoned: host.is_cordoned(),
         labels: host.settings.as_ref().map(|s| label::texts(&s.value.labels)).unwrap_or_default(),
+        draining: host.is_draining(),
+        moves: moves_from(cluster, name, waiting),
         version: report.version.clone(),
         kernel: report.kernel.clone(),
         cgroup: report.cgroup.clone(),

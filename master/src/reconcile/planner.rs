@@ -130,6 +130,14 @@ impl Planner {
                     .delete(at)
                     .delete(key(Key::VclusterReport(host, id)))
             }
+            Decision::PutMove { doc, revision } => {
+                let at = key(Key::Move(doc.node));
+                txn.when(Compare::as_read(at.clone(), revision)).put(at, &*doc)?
+            }
+            Decision::DeleteMove { node, revision } => {
+                let at = key(Key::Move(node));
+                txn.when(Compare::Unchanged { key: at.clone(), revision }).delete(at)
+            }
             Decision::ForgetVcluster { spec } => {
                 let owner = &spec.value.owner;
                 let usage = self.view.read(|cluster| cluster.usage(owner).cloned());

@@ -146,6 +146,11 @@ impl Fold {
             Key::Alive(host) => Change::Alive(host, alive),
             // Read from the specs, or of no concern to planning.
             Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
+            Key::Move(id) => Change::Move(id, document(key, value, revision).ok()?),
+            Key::Lost(host) => Change::Lost(host, document(key, value, revision).ok()?),
+            Key::Cleared(host) => {
+                Change::Cleared(host, document::<u64>(key, value, revision).ok()?.map(|number| *number.value))
+            }
         })
     }
 }

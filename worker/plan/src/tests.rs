@@ -38,6 +38,7 @@ fn node(n: u8, vcluster: u8, wanted: Wanted, generation: u64, attempt: u32) -> N
         range: IdRange::new(0).unwrap(),
         ip: [172, 16, 0, 2 + n].into(),
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
+        moving: None,
     }
 }
 

@@ -55,6 +55,7 @@ pub fn node(n: u8, wanted: Wanted, generation: u64) -> NodePlan {
         range: IdRange::new(0).unwrap(),
         ip: [172, 16, 0, 2 + n].into(),
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
+        moving: None,
     }
 }
 

@@ -68,6 +68,7 @@ pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan 
         range: vcluster.range,
         ip,
         mac: Mac::of_address(ip),
+        moving: None,
     }
 }
 
