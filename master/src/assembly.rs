@@ -19,6 +19,7 @@ use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
 use crate::app::masters::Masters;
+use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
@@ -33,7 +34,7 @@ use crate::proxy::address::PublicError;
 use crate::proxy::agent::NodeAccess;
 use crate::proxy::routes::{RouteTable, RouteTarget, SharedRoutes};
 use crate::proxy::{self, Limits, Proxy};
-use crate::reconcile::{ClusterView, Planner};
+use crate::reconcile::{Carrier, ClusterView, Planner};
 
 /// How often expired rows are dropped.
 const PURGE: Duration = Duration::from_secs(600);
@@ -86,7 +87,7 @@ impl Assembly {
         let proxy = Proxy::new(proxy::Parts {
             public,
             routes: routes.clone(),
-            access,
+            access: access.clone(),
             sessions: sessions.clone(),
             limits: Limits::default(),
         });
@@ -94,16 +95,18 @@ impl Assembly {
         let masters = Arc::new(Masters::new(config, view.clone()));
         let here = masters.show_up(store.clone(), &keys).map_err(AssemblyError::Store)?;
         let policy = settings.policy;
+        let vclusters = Arc::new(Vclusters::new(
+            store.clone(),
+            keys.clone(),
+            view.clone(),
+            db.clone(),
+            images.clone(),
+            history.clone(),
+            settings,
+        ));
         let parts = Parts {
-            vclusters: Arc::new(Vclusters::new(
-                store.clone(),
-                keys.clone(),
-                view.clone(),
-                db.clone(),
-                images.clone(),
-                history.clone(),
-                settings,
-            )),
+            moves: Arc::new(Moves::new(store.clone(), keys.clone(), view.clone(), vclusters.clone())),
+            vclusters,
             users: Arc::new(Users::new(
                 db.clone(),
                 store.clone(),
@@ -132,6 +135,7 @@ impl Assembly {
             apps_origin,
         };
         let mut tasks = JoinSet::new();
+        tasks.spawn(Carrier::new(store.clone(), keys.clone(), view.clone(), access).run());
         tasks.spawn(Planner { store, keys, view: view.clone(), policy }.run());
         tasks.spawn(sessions.watch_over());
         tasks.spawn(history.run());

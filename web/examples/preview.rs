@@ -98,6 +98,7 @@ fn node(number: u32, status: Status) -> NodeView {
         image: "base".to_owned(),
         size: SIZE,
         ready_millis: up.then(|| 780 + u64::from(number) * 37),
+        moving: None,
     }
 }
 
@@ -410,6 +411,8 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         status: "ready".to_owned(),
         cordoned: false,
         labels: [("gpu".to_owned(), "yes".to_owned())].into(),
+        draining: false,
+        moves: vec![],
         version: "0.1.0".to_owned(),
         kernel: "6.1.0-28-amd64".to_owned(),
         cgroup: "v2".to_owned(),

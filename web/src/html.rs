@@ -222,6 +222,7 @@ pub fn step_words(step: impl Borrow<Step>) -> &'static str {
         Step::Ready => "Become ready",
         Step::Stop => "Shut down",
         Step::Remove => "Clean up",
+        Step::Move => "Move",
     }
 }
 

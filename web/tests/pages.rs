@@ -69,6 +69,20 @@ fn node(status: Status) -> NodeView {
         image: hostile(),
         size: SIZE,
         ready_millis: Some(1),
+        moving: Some(moving()),
+    }
+}
+
+fn moving() -> docklet_types::view::MoveView {
+    docklet_types::view::MoveView {
+        owner: hostile(),
+        vcluster: hostile(),
+        node: hostile(),
+        from: hostile(),
+        to: Some(hostile()),
+        stage: docklet_types::moves::Stage::Failed,
+        bytes: 1 << 30,
+        reason: reason(),
     }
 }
 
@@ -149,6 +163,8 @@ fn host() -> HostView {
         status: hostile(),
         cordoned: true,
         labels: [(hostile(), hostile())].into(),
+        draining: true,
+        moves: vec![moving()],
         version: hostile(),
         kernel: hostile(),
         cgroup: hostile(),

@@ -245,6 +245,15 @@ async fn answer(host: &dyn Host, request: AgentRequest) -> (AgentReply, Option<O
                 .await
                 .map(|output| (output.map_or(AgentReply::TimedOut, AgentReply::Exec), None))
         }
+        AgentRequest::SendDisk { node, number, part, based } => {
+            host.send_disk(node, number, part, based).await.map(|stream| (AgentReply::Stream, Some(stream)))
+        }
+        AgentRequest::TakeDisk { node, number, part } => {
+            host.take_disk(node, number, part).await.map(|stream| match stream {
+                Some(stream) => (AgentReply::Stream, Some(stream)),
+                None => (AgentReply::Done, None),
+            })
+        }
         AgentRequest::Logs { node, lines } => {
             host.logs(node, lines.min(100_000)).await.map(|text| (AgentReply::Logs { text }, None))
         }

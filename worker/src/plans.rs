@@ -8,6 +8,7 @@ use std::sync::Arc;
 use docklet_store::keys::{Key, Keys};
 use docklet_store::mirror::View;
 use docklet_types::id::{NodeId, VclusterId};
+use docklet_types::moves::Lost;
 use docklet_types::name::HostName;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use serde::de::DeserializeOwned;
@@ -24,6 +25,7 @@ pub struct Plans {
     host: HostName,
     nodes: HashMap<NodeId, Held<NodePlan>>,
     vclusters: HashMap<VclusterId, Held<VclusterPlan>>,
+    lost: Option<u64>,
     /// Keys whose documents make no sense to this version, with the revision that was complained about.
     unreadable: HashMap<String, i64>,
     changed: Changes,
@@ -49,6 +51,7 @@ impl Plans {
             host,
             nodes: nodes.into_iter().map(|plan| (plan.id, Held { plan, revision: 0 })).collect(),
             vclusters: vclusters.into_iter().map(|plan| (plan.id, Held { plan, revision: 0 })).collect(),
+            lost: None,
             unreadable: HashMap::new(),
             changed,
         }
@@ -62,6 +65,12 @@ impl Plans {
     #[must_use]
     pub fn vcluster(&self, id: VclusterId) -> Option<Arc<VclusterPlan>> {
         self.vclusters.get(&id).map(|h| h.plan.clone())
+    }
+
+    /// The number under which an operator gave this host up for lost.
+    #[must_use]
+    pub const fn lost(&self) -> Option<u64> {
+        self.lost
     }
 
     pub fn take_changes(&mut self) -> Changes {
@@ -105,6 +114,13 @@ impl View for Plans {
                     }
                 })
             }
+            (Some(Key::Lost(host)), Some(value)) if host == self.host => serde_json::from_slice::<Lost>(value)
+                .map(|lost| self.lost = Some(lost.number))
+                .map_err(|e| e.to_string()),
+            (Some(Key::Lost(_)), None) => {
+                self.lost = None;
+                Ok(())
+            }
             (Some(Key::NodePlan(_, id)), None) => {
                 if self.nodes.remove(&id).is_some() {
                     self.changed.nodes.insert(id);
@@ -134,6 +150,7 @@ impl View for Plans {
     fn keys(&self) -> Vec<String> {
         let nodes = self.nodes.keys().map(|id| self.keys.write(&Key::NodePlan(self.host.clone(), *id)));
         let vclusters = self.vclusters.keys().map(|id| self.keys.write(&Key::VclusterPlan(self.host.clone(), *id)));
-        nodes.chain(vclusters).chain(self.unreadable.keys().cloned()).collect()
+        let lost = self.lost.map(|_| self.keys.write(&Key::Lost(self.host.clone())));
+        nodes.chain(vclusters).chain(lost).chain(self.unreadable.keys().cloned()).collect()
     }
 }

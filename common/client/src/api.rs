@@ -5,8 +5,8 @@ use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
 use docklet_types::view::{
     AppView, ChangeHost, ChangeUser, ChangeVcluster, CreateUser, CreateVcluster, Exec, ExecResult, FitView, HostView,
-    ImageView, Logs, MasterView, Me, NodeView, OperationView, PortView, PublishPort, Session, SignIn, UserView,
-    VclusterView,
+    ImageView, Logs, MasterView, Me, MoveNodes, NodeView, OperationView, PortView, PublishPort, Session, SignIn,
+    UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -316,6 +316,25 @@ impl Client {
     /// `not_found`, `not_allowed`, `wrong_state` where it is alive or holds nodes; or the server cannot be reached.
     pub async fn remove_host(&self, name: &str) -> Result<()> {
         self.tell(Call::new(Method::DELETE, &["hosts", name])).await.map(drop)
+    }
+
+    /// Gives a host up for lost with everything on it: its nodes are made anew elsewhere, their disks are gone.
+    ///
+    /// # Errors
+    /// `not_found`, `not_allowed`, `wrong_state` where it is alive; or the server cannot be reached.
+    pub async fn give_up_host(&self, name: &str) -> Result<()> {
+        let path = ["hosts", name];
+        let mut call = Call::new(Method::DELETE, &path);
+        call.query.push(("lost", "true".to_owned()));
+        self.tell(call).await.map(drop)
+    }
+
+    /// Asks for nodes to be on another host.
+    ///
+    /// # Errors
+    /// `not_found`, `not_allowed`, `invalid`, `wrong_state`, `move_needs_btrfs`; or the server cannot be reached.
+    pub async fn move_nodes(&self, name: &str, what: &MoveNodes) -> Result<Vec<NodeView>> {
+        self.ask(self.of_owner(Call::with_body(Method::POST, &["vclusters", name, "move"], what))).await
     }
 
     fn of_owner<'a, B: serde::Serialize>(&self, mut call: Call<'a, B>) -> Call<'a, B> {

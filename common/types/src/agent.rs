@@ -29,6 +29,21 @@ pub enum AgentRequest {
     Exec { node: NodeId, argv: Vec<String>, stdin: String, timeout_s: u32 },
     /// The end of the node's console log.
     Logs { node: NodeId, lines: u32 },
+    /// A copy of the node's disk as a stream (see [`disk`]), for the move of that number. `based`: the other host has the
+    /// first copy, so that only what changed since is sent.
+    SendDisk { node: NodeId, number: u64, part: Part, based: bool },
+    /// Takes such a stream. The answer is [`AgentReply::Done`] where that part has been taken before.
+    TakeDisk { node: NodeId, number: u64, part: Part },
+}
+
+/// Which copy of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// While the node runs.
+    First,
+    /// After it has stopped. Once all of it has been taken it is the node's disk there.
+    Last,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +74,25 @@ pub struct ExecOutput {
     pub stderr: String,
     /// Some output was cut at [`MAX_EXEC_OUTPUT`].
     pub truncated: bool,
+}
+
+/// A disk on its way from one host to another: frames as in [`frame`], data first, then one control frame. The receiver
+/// answers with one control frame of its own. A stream that ends before is broken, and nothing of it counts.
+pub mod disk {
+    use serde::{Deserialize, Serialize};
+
+    use crate::report::Reason;
+
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Control {
+        /// Sender to receiver: that was all, so many bytes of data. None at all: there is no disk yet.
+        Complete { bytes: u64 },
+        /// Receiver to sender: all of it is on disk.
+        Taken,
+        /// Either way, last: it came to nothing.
+        Failed(Reason),
+    }
 }
 
 /// Frames on a terminal's stream: one byte of kind, a u32 big-endian length, the payload.

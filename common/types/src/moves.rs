@@ -34,8 +34,10 @@ pub struct Trip {
     pub number: u64,
     pub from: HostName,
     pub to: HostName,
-    /// Bytes that the target has taken, of both copies.
+    /// Bytes that were carried so far, of both copies.
     pub bytes: u64,
+    /// The first copy is there, so that the last one holds only what changed since.
+    pub based: bool,
 }
 
 /// How far a move is. Only the planner leaves `Waiting`, and it ends those that arrived; the rest the one who carries

@@ -120,6 +120,15 @@ impl Paths {
     pub fn node_disks(&self) -> PathBuf {
         self.pool().join("nodes")
     }
+    /// Copies of a node's disk while it moves to or from this host.
+    #[must_use]
+    pub fn node_move(&self, id: NodeId) -> PathBuf {
+        self.node_moves().join(id.to_string())
+    }
+    #[must_use]
+    pub fn node_moves(&self) -> PathBuf {
+        self.pool().join("moves")
+    }
     /// Host-side state of one node: configuration, console log, sockets.
     #[must_use]
     pub fn node_state(&self, id: NodeId) -> PathBuf {

@@ -67,6 +67,8 @@ codes! {
     Conflict = 409, "Something else changed it at the same time";
     /// The object is in a state that does not allow this.
     WrongState = 409, "This is not possible in its present state";
+    /// Disks are copied between hosts that keep them on btrfs only.
+    MoveNeedsBtrfs = 409, "A host cannot send or take disks";
     IdempotencyMismatch = 409, "The Idempotency-Key was used for another request";
     TooLarge = 413, "The request is too large";
     TooManyRequests = 429, "Too many attempts";

@@ -95,6 +95,8 @@ pub enum Step {
     Ready,
     Stop,
     Remove,
+    /// To or from another host.
+    Move,
 }
 
 impl fmt::Display for Step {
@@ -108,6 +110,7 @@ impl fmt::Display for Step {
             Self::Ready => "ready",
             Self::Stop => "stop",
             Self::Remove => "remove",
+            Self::Move => "move",
         })
     }
 }

@@ -183,7 +183,7 @@ fn begin(
     source.moving = Some(Moving { number, side: Side::Source });
     let target =
         NodePlan { wanted: Wanted::Stopped, moving: Some(Moving { number, side: Side::Target }), ..source.clone() };
-    let trip = Trip { number, from: home.clone(), to: to.clone(), bytes: 0 };
+    let trip = Trip { number, from: home.clone(), to: to.clone(), bytes: 0, based: false };
     let doc = Move {
         node: node.id,
         vcluster: spec.id,

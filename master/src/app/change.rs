@@ -22,6 +22,9 @@ use uuid::Uuid;
 use super::create::{TRIES, new_node};
 use super::vclusters::Vclusters;
 
+/// The change of a vcluster that lost nodes with their host.
+pub const MAKE_ANEW: &str = "make_anew";
+
 /// What is asked of a vcluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -31,6 +34,8 @@ pub enum Action {
     Scale(u32),
     /// Another try for the nodes that failed.
     Retry,
+    /// Nodes whose host was given up for lost are made anew. Only noted here: the planner does it anyway.
+    MakeAnew,
     Delete,
 }
 
@@ -42,6 +47,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Scale(_) => "scale",
             Self::Retry => "retry",
+            Self::MakeAnew => MAKE_ANEW,
             Self::Delete => "delete",
         }
     }
@@ -135,6 +141,7 @@ impl Vclusters {
                 next.wanted = Wanted::Absent;
                 next.ports.clear();
             }
+            Action::MakeAnew => {}
             Action::Stop if spec.wanted == Wanted::Stopped => return Ok(None),
             Action::Stop => next.wanted = Wanted::Stopped,
             // Whoever asks for what is wanted already, while some of it failed, asks for another try.

@@ -23,6 +23,7 @@ use docklet_types::view::{OperationView, StepView};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use super::change::MAKE_ANEW;
 use crate::http::problem::chain;
 use crate::reconcile::ClusterView;
 
@@ -307,7 +308,14 @@ fn judge(cluster: &Cluster, operation: &Operation, age: Duration, now: Micros) -
         return (age > LATE).then_some(Seen { outcome: Outcome::Superseded, reason: None, steps: Vec::new() });
     }
     if view::is_done(cluster, spec) {
-        return Some(Seen { outcome: Outcome::Done, reason: None, steps: view::steps(cluster, spec, now) });
+        // Done, and yet something is gone that nobody brings back.
+        let reason = (operation.action == MAKE_ANEW).then(|| {
+            Reason::new(
+                "node_lost",
+                "A host was given up for lost. The nodes that were on it are made anew from their image; what was on their disks is gone.",
+            )
+        });
+        return Some(Seen { outcome: Outcome::Done, reason, steps: view::steps(cluster, spec, now) });
     }
     let judged = status::of_vcluster(cluster, spec, &view::Waiting::new());
     let over = match judged.status {

@@ -76,12 +76,15 @@ impl Hosts {
     /// All hosts that ever described themselves, by name.
     #[must_use]
     pub fn list(&self) -> Vec<HostView> {
-        self.view.read(|cluster| cluster.hosts().filter_map(|(name, host)| view::host(cluster, name, host)).collect())
+        self.view.read(|cluster| {
+            let hosts = cluster.hosts();
+            hosts.filter_map(|(name, host)| view::host(cluster, name, host, |id| self.view.waiting(id))).collect()
+        })
     }
 
     #[must_use]
     pub fn get(&self, name: &HostName) -> Option<HostView> {
-        self.view.read(|cluster| view::host(cluster, name, cluster.host(name)?))
+        self.view.read(|cluster| view::host(cluster, name, cluster.host(name)?, |id| self.view.waiting(id)))
     }
 
     /// Changes what is asked for, and nothing where it is so already.
@@ -95,14 +98,18 @@ impl Hosts {
             let settings = self.view.read(|cluster| cluster.host(name).and_then(|h| h.settings.clone()));
             let old = settings.as_ref().map_or_else(HostSettings::default, |s| (*s.value).clone());
             let labels = relabelled(&old.labels, change)?;
-            let new = HostSettings { cordoned: change.cordoned.unwrap_or(old.cordoned), labels };
+            let new = HostSettings {
+                cordoned: change.cordoned.unwrap_or(old.cordoned),
+                draining: change.draining.unwrap_or(old.draining),
+                labels,
+            };
             if new == old {
                 return Ok(shown);
             }
             let unchanged = Compare::as_read(&key, settings.map(|s| s.revision));
             let txn = Txn::new().when(unchanged).put(&key, &new).map_err(HostError::Store)?;
             if let Outcome::Committed { revision } = self.store.txn(txn).await.map_err(HostError::Store)? {
-                tracing::info!(host = %name, actor = %actor.name(), cordoned = new.cordoned, labels = label::listed(&new.labels), "host changed");
+                tracing::info!(host = %name, actor = %actor.name(), cordoned = new.cordoned, draining = new.draining, labels = label::listed(&new.labels), "host changed");
                 self.view.reached(revision).await;
                 return self.get(name).ok_or(HostError::NotFound);
             }

@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod images;
 mod keys;
 pub mod masters;
+pub mod moves;
 pub mod nodes;
 pub mod ports;
 pub mod users;

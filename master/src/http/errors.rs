@@ -9,6 +9,7 @@ use crate::app::change::ChangeError;
 use crate::app::create::{CreateError, FieldError};
 use crate::app::hosts::HostError;
 use crate::app::images::ImageError;
+use crate::app::moves::MoveError;
 use crate::app::nodes::NodeError;
 use crate::app::ports::PortError;
 use crate::app::users::UserError;
@@ -184,11 +185,32 @@ impl From<HostError> for ApiError {
             HostError::HasNodes(count) => Self::new(
                 Code::WrongState,
                 format!(
-                    "The host still holds {count} of the cluster's nodes. Delete them first, or bring the host back."
+                    "The host still holds {count} of the cluster's nodes. Bring it back, or give it up for lost with everything on it (`?lost=true`)."
                 ),
             ),
             HostError::Contended => contended(),
             HostError::Store(error) => store(error),
+        }
+    }
+}
+
+impl From<MoveError> for ApiError {
+    fn from(error: MoveError) -> Self {
+        match error {
+            MoveError::NoVcluster => Self::not_found("vcluster"),
+            MoveError::NoNode => Self::not_found("node"),
+            MoveError::NoHost(name) => Self::invalid("host", format!("There is no host named {name}.")),
+            MoveError::NotPlaced(node) => {
+                Self::new(Code::WrongState, format!("{node} has no host yet, so that there is nothing to move."))
+            }
+            MoveError::UnderWay(node, to) => Self::new(
+                Code::WrongState,
+                format!("{node} is already on its way to {to}. Try again when it is there."),
+            ),
+            MoveError::Deleting => Self::new(Code::WrongState, "The vcluster is being deleted."),
+            MoveError::NeedsBtrfs(reason) => Self::new(Code::MoveNeedsBtrfs, reason.message),
+            MoveError::Contended => contended(),
+            MoveError::Store(error) => store(error),
         }
     }
 }

@@ -7,17 +7,28 @@ use docklet_types::name::HostName;
 use docklet_types::problem::Problem;
 use docklet_types::view::{ChangeHost, HostView};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::body::Json;
 use super::idempotency::Idempotency;
 use super::problem::ApiError;
 use crate::app::hosts::Hosts;
+use crate::app::moves::Moves;
 use crate::auth::Actor;
 
 /// Path of a host.
 #[derive(Debug, Deserialize)]
 pub struct HostPath {
     pub name: HostName,
+}
+
+/// `?lost=`
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LostQuery {
+    /// The operator's word that the host is gone with everything on it.
+    pub lost: Option<bool>,
 }
 
 /// All hosts that ever joined.
@@ -40,7 +51,8 @@ pub async fn get(actor: Actor, hosts: web::Data<Hosts>, path: web::Path<HostPath
     Ok(HttpResponse::Ok().json(host))
 }
 
-/// Keeps new nodes off a host, or lets them on again. Nodes that are there stay.
+/// Keeps new nodes off a host, or lets them on again (`cordoned`); moves its nodes to other hosts, one by one, or stops
+/// doing so (`draining`).
 #[utoipa::path(patch, path = "/api/v1/hosts/{name}", tag = "hosts", request_body = ChangeHost, params(("name" = String, Path)), responses(
     (status = 200, description = "Changed", body = HostView),
     (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
@@ -57,8 +69,10 @@ pub async fn change(
     Ok(HttpResponse::Ok().json(view))
 }
 
-/// Forgets a host that is gone and holds no node. To come back it must join again.
-#[utoipa::path(delete, path = "/api/v1/hosts/{name}", tag = "hosts", params(("name" = String, Path)), responses(
+/// Forgets a host that is gone and holds no node. To come back it must join again. With `?lost=true` what it
+/// held is given up: its nodes are made anew on other hosts, with their names and addresses and empty disks, and the
+/// host, should it come back, removes what it still has.
+#[utoipa::path(delete, path = "/api/v1/hosts/{name}", tag = "hosts", params(("name" = String, Path), LostQuery), responses(
     (status = 204, description = "Removed"),
     (status = 403, description = "`not_allowed`", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
@@ -66,10 +80,15 @@ pub async fn change(
 pub async fn remove(
     actor: Actor,
     hosts: web::Data<Hosts>,
+    moves: web::Data<Moves>,
     path: web::Path<HostPath>,
+    query: web::Query<LostQuery>,
 ) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
-    let hosts = hosts.into_inner();
-    Idempotency::run(async move { Ok(hosts.remove(&actor, &path.name).await?) }).await?;
+    let (hosts, moves, lost) = (hosts.into_inner(), moves.into_inner(), query.lost.unwrap_or(false));
+    Idempotency::run(async move {
+        Ok(if lost { moves.give_up(&actor, &path.name).await? } else { hosts.remove(&actor, &path.name).await? })
+    })
+    .await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -136,7 +136,10 @@ impl Metrics {
             self.vclusters.get_or_create(&StatusLabel { status: status.to_owned() }).set(count);
         }
         let mut by_status: BTreeMap<String, i64> =
-            ["ready", "cordoned", "unreachable", "failed"].iter().map(|s| ((*s).to_owned(), 0)).collect();
+            ["ready", "cordoned", "draining", "drained", "clearing", "unreachable", "failed"]
+                .iter()
+                .map(|s| ((*s).to_owned(), 0))
+                .collect();
         for host in hosts.list() {
             *by_status.entry(host.status).or_default() += 1;
         }

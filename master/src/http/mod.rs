@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod images;
 pub mod masters;
 pub mod metrics;
+pub mod moves;
 pub mod nodes;
 pub mod openapi;
 pub mod portal;
@@ -86,6 +87,7 @@ fn api(service: &mut web::ServiceConfig) {
         .service(v1("/vclusters/{name}/start").route(post().to(vclusters::start)))
         .service(v1("/vclusters/{name}/stop").route(post().to(vclusters::stop)))
         .service(v1("/vclusters/{name}/retry").route(post().to(vclusters::retry)))
+        .service(v1("/vclusters/{name}/move").route(post().to(moves::ask)))
         .service(v1("/vclusters/{name}/operations").route(read().to(vclusters::operations)))
         .service(v1("/vclusters/{name}/nodes").route(read().to(nodes::list)))
         .service(

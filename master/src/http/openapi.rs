@@ -10,7 +10,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi};
 
 use super::problem::ApiError;
-use super::{events, health, hosts, images, masters, metrics, nodes, ports, sessions, users, vclusters};
+use super::{events, health, hosts, images, masters, metrics, moves, nodes, ports, sessions, users, vclusters};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +19,7 @@ use super::{events, health, hosts, images, masters, metrics, nodes, ports, sessi
         sessions::create, sessions::end,
         users::me, users::list, users::create, users::get, users::change, users::remove,
         vclusters::list, vclusters::create, vclusters::what_if, vclusters::get, vclusters::change, vclusters::delete,
-        vclusters::start, vclusters::stop, vclusters::retry, vclusters::operations,
+        vclusters::start, vclusters::stop, vclusters::retry, moves::ask, vclusters::operations,
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
         ports::list, ports::publish, ports::unpublish,
         images::list, hosts::list, hosts::get, hosts::change, hosts::remove, masters::list, events::events, health::healthz, health::readyz, metrics::show, show,

@@ -15,6 +15,7 @@ use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
 use crate::app::masters::Masters;
+use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
@@ -33,6 +34,7 @@ pub struct Parts {
     pub users: Arc<Users>,
     pub hosts: Arc<Hosts>,
     pub masters: Arc<Masters>,
+    pub moves: Arc<Moves>,
     pub images: Images,
     pub view: Arc<ClusterView>,
     pub db: Db,
@@ -62,6 +64,7 @@ impl Parts {
                 .app_data(web::Data::from(Arc::clone(&self.users)))
                 .app_data(web::Data::from(Arc::clone(&self.hosts)))
                 .app_data(web::Data::from(Arc::clone(&self.masters)))
+                .app_data(web::Data::from(Arc::clone(&self.moves)))
                 .app_data(web::Data::from(Arc::clone(&self.view)))
                 .app_data(web::Data::from(Arc::clone(&self.gate)))
                 .app_data(web::Data::from(Arc::clone(&self.proxy)))

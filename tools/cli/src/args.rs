@@ -112,6 +112,15 @@ pub enum Command {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::vclusters))]
         name: String,
     },
+    /// Move a node, or all of a vcluster's, to another host, with disk, name and address; for administrators.
+    Move {
+        /// What to move: all nodes where only the vcluster's name is given.
+        #[arg(value_name = "NAME[/NODE]", add = ArgValueCompleter::new(complete::places))]
+        place: Place,
+        /// Where to.
+        #[arg(long, value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        to: String,
+    },
     /// Change the number of nodes. Scaling in deletes the nodes that came last.
     Scale(Scale),
     /// Limit what a vcluster carries over its boundary; traffic between its nodes is not limited.
@@ -340,12 +349,30 @@ pub enum HostCommand {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = parse_label_change)]
         labels: Vec<(String, Option<String>)>,
     },
+    /// Move a host's nodes to other hosts, one by one, and keep new ones off it. Waits until it is empty.
+    Drain {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+    },
+    /// Stop draining a host. Nodes that have left it stay where they are.
+    Undrain {
+        /// Name of the host.
+        #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+        name: String,
+    },
     /// Forget a host that is gone and holds no node.
     #[command(visible_alias = "rm")]
     Remove {
         /// Name of the host.
         #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
         name: String,
+        /// Give it up with everything on it: its nodes are made anew on other hosts, and what was on their disks is gone.
+        #[arg(long)]
+        nodes_lost: bool,
+        /// Do not ask. Needed with --nodes-lost where there is no terminal to ask on.
+        #[arg(short, long)]
+        yes: bool,
     },
 }
 

@@ -35,6 +35,9 @@ pub enum Failure {
     /// This machine stood in the way: a file, the terminal.
     #[error("{what}")]
     Local { what: String, hint: String, source: Option<std::io::Error> },
+    /// A node stays where it is.
+    #[error("{what}")]
+    NotMoved { what: String },
     /// The person said no.
     #[error("nothing was changed")]
     Declined,
@@ -59,7 +62,7 @@ impl Failure {
             Self::TimedOut { .. } => TIMED_OUT,
             Self::Usage { .. } => USAGE,
             Self::NotFound { .. } => NOT_FOUND,
-            Self::Ended(_) | Self::Local { .. } | Self::Declined => FAILED,
+            Self::Ended(_) | Self::NotMoved { .. } | Self::Local { .. } | Self::Declined => FAILED,
         }
     }
 
@@ -78,6 +81,7 @@ impl Failure {
                 }
                 _ => format!("see: docklet status {}", view.name),
             },
+            Self::NotMoved { .. } => "it runs on there; mend what is wrong and ask again".to_owned(),
             Self::Declined => String::new(),
         }
     }
@@ -158,6 +162,7 @@ pub fn code_of(code: Code) -> u8 {
         | Code::PortTaken
         | Code::Conflict
         | Code::WrongState
+        | Code::MoveNeedsBtrfs
         | Code::IdempotencyMismatch
         | Code::TooLarge
         | Code::TooManyRequests

@@ -73,6 +73,7 @@ fn node(name: &str) -> NodeView {
         image: "base".to_owned(),
         size: Size::new(1.0, 1024, 8192).unwrap(),
         ready_millis: Some(930),
+        moving: None,
     }
 }
 

@@ -4,7 +4,8 @@ use crate::shell::Shell;
 use crate::{assets, html, link};
 use askama::Template;
 use docklet_types::host::{Check, CheckOutcome};
-use docklet_types::view::{HostView, MasterView, NodeView};
+use docklet_types::moves::Stage;
+use docklet_types::view::{HostView, MasterView, MoveView, NodeView};
 
 /// `GET /hosts`
 #[derive(Debug, Clone, Template)]
@@ -40,6 +41,10 @@ impl HostPage {
         link::vcluster(&node.vcluster, &node.owner, self.shell.username(), "")
     }
 
+    fn move_url(&self, moving: &MoveView) -> String {
+        link::vcluster(&moving.vcluster, &moving.owner, self.shell.username(), "")
+    }
+
     fn problems(&self) -> usize {
         self.host.checks.iter().filter(|c| c.outcome != CheckOutcome::Ok).count()
     }
@@ -61,10 +66,28 @@ pub(crate) fn host_status(host: &HostView) -> html::Html {
     match host.status.as_str() {
         "ready" => html::mark("running", "ok", "Ready"),
         "cordoned" => html::mark("warning", "warn", "Cordoned"),
+        "draining" => html::mark("warning", "warn", "Draining"),
+        "drained" => html::mark("running", "ok", "Drained"),
+        "clearing" => html::mark("warning", "warn", "Clearing"),
         "unreachable" => html::mark("offline", "bad", "Unreachable"),
         "failed" => html::mark("failed", "bad", "Failed"),
         other => html::mark("info", "idle", other),
     }
+}
+
+/// How far a node is on its way.
+pub(crate) fn move_stage(moving: &MoveView) -> html::Html {
+    match moving.stage {
+        Stage::Waiting => html::mark("info", "idle", "Waiting"),
+        Stage::Copying => html::mark("info", "busy", "Copying while it runs"),
+        Stage::Copied => html::mark("info", "busy", "Stopped, copying the rest"),
+        Stage::Arrived => html::mark("info", "busy", "Starting"),
+        Stage::Failed => html::mark("failed", "bad", "Failed"),
+    }
+}
+
+pub(crate) fn copied(moving: &MoveView) -> String {
+    html::mib(moving.bytes >> 20)
 }
 
 pub(crate) fn check_mark(check: &Check) -> html::Html {

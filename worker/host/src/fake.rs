@@ -5,6 +5,7 @@
 //! operations ([`FakeHost::fail`]), slow them down, let nodes die or the whole machine reboot, and count calls.
 
 mod access;
+mod moves;
 mod terminal;
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ use crate::{
     Containers, Disks, HostError, Images, Machine, Networks, Observed, ObservedNode, ObservedVcluster, Owned, Owner,
     Result,
 };
+pub use moves::FakeMove;
 use terminal::Session;
 
 /// The operations of the traits, by which failures and delays are set and calls are counted.
@@ -44,6 +46,10 @@ pub enum Op {
     Start,
     WaitReady,
     Stop,
+    BeginMove,
+    EndMove,
+    SendDisk,
+    TakeDisk,
     Dial,
     WaitPort,
     Terminal,
@@ -67,6 +73,9 @@ pub struct FakeNode {
     /// Ports that something listens on while it runs.
     pub listening: BTreeSet<u16>,
     pub console: String,
+    /// What it has written.
+    pub content: Vec<u8>,
+    pub moving: Option<FakeMove>,
     /// Changes with every end of init.
     ended: watch::Sender<u64>,
 }
@@ -81,6 +90,8 @@ impl FakeNode {
             ready: false,
             listening: BTreeSet::from([22]),
             console: String::new(),
+            content: Vec::new(),
+            moving: None,
             ended: watch::Sender::new(0),
         }
     }
@@ -94,7 +105,7 @@ impl FakeNode {
     }
 
     fn is_nothing(&self) -> bool {
-        !self.disk && !self.port && self.init.is_none()
+        !self.disk && !self.port && self.init.is_none() && self.moving.is_none()
     }
 }
 
@@ -318,6 +329,7 @@ impl Disks for FakeHost {
                 return Err(HostError::new("still_running", "The node runs; its disk is not removed under it."));
             }
             node.disk = false;
+            node.moving = None;
         }
         state.forget_empty(id);
         Ok(())
@@ -446,13 +458,19 @@ impl Machine for FakeHost {
     async fn observe(&self) -> Result<Observed> {
         self.enter(Op::Observe, None).await?;
         let state = self.state();
-        let node = |n: &FakeNode| ObservedNode { disk: n.disk, port: n.port, init_pid: n.init, ready: n.ready };
+        let node = |n: &FakeNode| ObservedNode {
+            disk: n.disk,
+            port: n.port,
+            init_pid: n.init,
+            ready: n.ready,
+            moving: n.moving.as_ref().map(|m| m.number),
+        };
         Ok(Observed {
             // As on the real host, a port alone is no node: only a disk or a process makes one known.
             nodes: state
                 .nodes
                 .iter()
-                .filter(|(_, n)| n.disk || n.init.is_some())
+                .filter(|(_, n)| n.disk || n.init.is_some() || n.moving.is_some())
                 .map(|(id, n)| (*id, node(n)))
                 .collect(),
             vclusters: state
@@ -472,6 +490,9 @@ impl Machine for FakeHost {
             let mut add = |kind, label| found.push(Owned { kind, label, owner });
             if node.disk {
                 add("directory", format!("nodes/{id}"));
+            }
+            if node.moving.is_some() {
+                add("directory", format!("moves/{id}"));
             }
             if node.port {
                 add("nft_element", format!("bound {}", kernel_names::veth(*id)));

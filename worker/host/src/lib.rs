@@ -4,7 +4,7 @@
 //! teardown goes on past a failure and returns every error. Nothing here decides; `worker/plan` does.
 
 use async_trait::async_trait;
-use docklet_types::agent::ExecOutput;
+use docklet_types::agent::{ExecOutput, Part};
 use docklet_types::host::{Capacity, Check};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+mod courier;
 pub mod fake;
 pub mod linux;
 pub mod reason;
@@ -38,6 +39,8 @@ pub struct ObservedNode {
     pub init_pid: Option<i32>,
     /// Init has said that it is up since it was started.
     pub ready: bool,
+    /// The number of the move that copies of its disk are here for.
+    pub moving: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +96,20 @@ pub trait Containers: Send + Sync {
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()>;
 }
 
+/// Disks on their way between hosts. Each move of a node has a number; what an earlier one left never serves another.
+#[async_trait]
+pub trait Moves: Send + Sync {
+    /// Makes ready to send or to take the node's disk. What an earlier move left goes.
+    async fn begin_move(&self, node: &NodePlan, number: u64) -> Result<()>;
+    /// Removes all copies, and ends what is under way; the node's disk stays.
+    async fn end_move(&self, id: NodeId) -> Result<()>;
+    /// A stream of the disk (see `docklet_types::agent::disk`), which goes on after the return. The last part needs the
+    /// node stopped. One at a time of a node: `move_busy` else.
+    async fn send_disk(&self, id: NodeId, number: u64, part: Part, based: bool) -> Result<OwnedFd>;
+    /// Where to write such a stream. `Ok(None)`: this part has been taken.
+    async fn take_disk(&self, id: NodeId, number: u64, part: Part) -> Result<Option<OwnedFd>>;
+}
+
 /// Ways into a running node.
 #[async_trait]
 pub trait Access: Send + Sync {
@@ -143,5 +160,5 @@ pub enum Owner {
 }
 
 /// All of a host.
-pub trait Host: Images + Disks + Networks + Containers + Access + Machine + 'static {}
-impl<T: Images + Disks + Networks + Containers + Access + Machine + 'static> Host for T {}
+pub trait Host: Images + Disks + Networks + Containers + Moves + Access + Machine + 'static {}
+impl<T: Images + Disks + Networks + Containers + Moves + Access + Machine + 'static> Host for T {}

@@ -1,7 +1,7 @@
 //! The Linux host.
 //!
 //! `linux.rs` holds what the operations share, and the quick ones: images, disks, networks. `linux/boot.rs` starts and stops
-//! nodes, `linux/enter.rs` leads into them, `linux/survey.rs` prepares and looks at the host. What liblxc must do, a
+//! nodes, `linux/moves.rs` sends and takes their disks, `linux/enter.rs` leads into them, `linux/survey.rs` prepares and looks at the host. What liblxc must do, a
 //! helper process does (`linux/helper.rs`).
 
 mod access;
@@ -18,6 +18,7 @@ pub mod image;
 mod inventory;
 mod lxc;
 mod machine;
+mod moves;
 mod network;
 mod nft;
 mod pool;
@@ -86,6 +87,8 @@ struct Inner {
     stopping: Mutex<HashSet<NodeId>>,
     /// When the packet filter's elements were last read, and which ports were there.
     ports: tokio::sync::Mutex<Option<(Instant, HashSet<String>)>>,
+    /// Nodes whose disks are on their way.
+    moving: Mutex<HashMap<NodeId, moves::Slot>>,
     /// Bounds how many helpers run at once: a start takes some processor time, and a hundred at once only wait for each other.
     helpers: Semaphore,
 }
@@ -124,6 +127,7 @@ impl LinuxHost {
             seen: Mutex::default(),
             stopping: Mutex::default(),
             ports: tokio::sync::Mutex::default(),
+            moving: Mutex::default(),
             helpers: Semaphore::new((cpus * 4).max(8)),
             paths,
         };
@@ -260,11 +264,13 @@ impl Disks for LinuxHost {
             return Err(HostError::new("still_running", "The node runs; its disk is not removed under it."));
         }
         self.inner.terminals.lock().retain(|(node, _), _| *node != id);
+        let copies = self.clear_move(id).await;
         let (disk, files) = self.blocking(move |inner| (inner.pool.remove(id), inner.remove_files(id))).await?;
         // Accounting is cleaned up behind the caller's back: nobody waits for it.
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || inner.pool.sweep());
         disk.map_err(|e| failed("disk_failed", "The node's disk could not be removed", &e))?;
+        copies?;
         files.map_err(|e| failed("disk_failed", "The node's files could not be removed", &e))
     }
 }

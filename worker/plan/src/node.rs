@@ -1,6 +1,6 @@
 //! One node: what to do next, what to remember, what to report.
 
-use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::plan::{NodePlan, Side, VclusterPlan};
 use docklet_types::report::{NodeState, Reason, Step};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
@@ -24,6 +24,10 @@ pub enum NodeAction {
     Ready,
     /// End init.
     Stop,
+    /// Make ready to send the disk to another host, or to take it from one.
+    BeginMove,
+    /// Remove the copies of a move that is over.
+    EndMove,
     /// Take away port, disk and every file.
     Remove,
 }
@@ -39,6 +43,7 @@ impl NodeAction {
             Self::Boot => Step::Boot,
             Self::Ready => Step::Ready,
             Self::Stop => Step::Stop,
+            Self::BeginMove | Self::EndMove => Step::Move,
             Self::Remove => Step::Remove,
         }
     }
@@ -56,7 +61,7 @@ pub enum NodeTodo {
 }
 
 /// A node of which nothing is on the host.
-pub const NOTHING: ObservedNode = ObservedNode { disk: false, port: false, init_pid: None, ready: false };
+pub const NOTHING: ObservedNode = ObservedNode { disk: false, port: false, init_pid: None, ready: false, moving: None };
 
 /// The newest plan that was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,14 +163,15 @@ pub fn diff(
 ) -> NodeTodo {
     let actions = match plan.wanted {
         Wanted::Absent => absent(plan, observed, history),
-        Wanted::Stopped => stopped(observed),
+        Wanted::Stopped => [stopped(observed), moved(plan, observed)].concat(),
         Wanted::Running => {
             let actions = running(observed, history);
             let vcluster_stays = vcluster.is_some_and(|v| v.wanted != Wanted::Absent);
             if !vcluster_stays && actions.iter().any(|a| *a != NodeAction::Ready) {
                 return NodeTodo::NeedsVcluster;
             }
-            actions
+            // Last: nobody who waits for the node waits for this.
+            [actions, moved(plan, observed)].concat()
         }
     };
     if actions.is_empty() {
@@ -190,6 +196,17 @@ fn absent(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory) -> Ve
 fn stopped(observed: &ObservedNode) -> Vec<NodeAction> {
     // A node that never ran gets its disk when it is first started.
     if observed.init_pid.is_some() { vec![NodeAction::Stop] } else { Vec::new() }
+}
+
+fn moved(plan: &NodePlan, observed: &ObservedNode) -> Vec<NodeAction> {
+    match plan.moving {
+        Some(moving) if observed.moving == Some(moving.number) => Vec::new(),
+        // Whoever sends the disk waits for the first; the image is there when the disk has come.
+        Some(moving) if moving.side == Side::Target => vec![NodeAction::BeginMove, NodeAction::Image],
+        Some(_) => vec![NodeAction::BeginMove],
+        None if observed.moving.is_some() => vec![NodeAction::EndMove],
+        None => Vec::new(),
+    }
 }
 
 fn running(observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {

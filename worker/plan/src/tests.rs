@@ -3,7 +3,7 @@
 use docklet_types::id::IdRange;
 use docklet_types::image::ImageRef;
 use docklet_types::net::Mac;
-use docklet_types::plan::Network;
+use docklet_types::plan::{Moving, Network, Side};
 use docklet_types::report::{NodeState, Reason};
 use docklet_types::size::Size;
 use docklet_types::spec::{SshKeyPair, VclusterKeys, Wanted};
@@ -121,6 +121,11 @@ impl Model {
                 seen.init_pid = None;
                 seen.ready = false;
             }
+            NodeAction::BeginMove => seen.moving = self.desired.nodes[&id].moving.map(|m| m.number),
+            NodeAction::EndMove => {
+                assert!(self.desired.nodes[&id].moving.is_none(), "copies go when the move is over");
+                seen.moving = None;
+            }
             NodeAction::Remove => {
                 assert_eq!(wanted, Wanted::Absent, "only an absent plan removes");
                 assert!(seen.init_pid.is_none());
@@ -171,26 +176,35 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
 }
 
 fn any_observed_node() -> impl Strategy<Value = ObservedNode> {
-    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>()).prop_map(
-        |(disk, port, init_pid, ready)| ObservedNode {
+    let moving = proptest::option::of(1..3u64);
+    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>(), moving).prop_map(
+        |(disk, port, init_pid, ready, moving)| ObservedNode {
             disk: disk || init_pid.is_some(),
             port,
             init_pid,
             ready: ready && init_pid.is_some(),
+            moving,
         },
     )
+}
+
+fn any_moving() -> impl Strategy<Value = Option<Moving>> {
+    let side = prop_oneof![Just(Side::Source), Just(Side::Target)];
+    proptest::option::of((1..3u64, side).prop_map(|(number, side)| Moving { number, side }))
 }
 
 prop_compose! {
     /// Up to eight nodes in two vclusters, some with plans, some on the host, some both.
     fn any_host()(
-        plans in proptest::collection::btree_map(0u8..8, (any_wanted(), 1u64..5), 0..8),
+        plans in proptest::collection::btree_map(0u8..8, (any_wanted(), 1u64..5, any_moving()), 0..8),
         here in proptest::collection::btree_map(0u8..8, any_observed_node(), 0..8),
         vclusters in proptest::collection::btree_map(0u8..2, any_wanted(), 2..=2),
         bridges in proptest::collection::btree_map(0u8..2, (any::<bool>(), proptest::option::of(1u64..5)), 0..=2),
     ) -> (DesiredHost, Observed) {
         let desired = DesiredHost {
-            nodes: plans.into_iter().map(|(n, (wanted, generation))| (node_id(n), node(n, n % 2, wanted, generation, 0))).collect(),
+            nodes: plans.into_iter().map(|(n, (wanted, generation, moving))| {
+                (node_id(n), NodePlan { moving, ..node(n, n % 2, wanted, generation, 0) })
+            }).collect(),
             vclusters: vclusters.into_iter().map(|(n, wanted)| (vcluster_id(n), vcluster(n, wanted, 1))).collect(),
         };
         let observed = Observed {
@@ -214,7 +228,10 @@ proptest! {
                 Wanted::Running if vcluster_stays => prop_assert!(seen.ready && seen.port && seen.init_pid.is_some()),
                 Wanted::Running => {}
                 Wanted::Stopped => prop_assert!(seen.init_pid.is_none()),
-                Wanted::Absent => prop_assert_eq!(seen, node::NOTHING),
+                Wanted::Absent => prop_assert_eq!(&seen, &node::NOTHING),
+            }
+            if plan.wanted == Wanted::Stopped || plan.wanted == Wanted::Running && vcluster_stays {
+                prop_assert_eq!(seen.moving, plan.moving.map(|m| m.number));
             }
             // Adoption: what ran and should run was not restarted.
             if let (Wanted::Running, Some(pid)) = (plan.wanted, before.nodes.get(id).and_then(|o| o.init_pid)) {
@@ -274,7 +291,7 @@ proptest! {
 }
 
 fn up(pid: i32) -> ObservedNode {
-    ObservedNode { disk: true, port: true, init_pid: Some(pid), ready: true }
+    ObservedNode { disk: true, port: true, init_pid: Some(pid), ready: true, moving: None }
 }
 
 #[test]

@@ -69,6 +69,12 @@ pub(super) struct Loop {
     pub ledger_saving: bool,
     pub ledger_saved: watch::Sender<u64>,
     pub stopping: bool,
+    /// The loss that is being answered, and whether the host was looked at since.
+    pub seen_loss: Option<(u64, bool)>,
+    /// What is being removed because of it.
+    pub clearing: BTreeSet<Object>,
+    /// The loss that was answered.
+    pub cleared: Option<u64>,
 }
 
 impl Loop {
@@ -126,6 +132,9 @@ impl Loop {
             ledger_saving: false,
             ledger_saved: watch::Sender::new(0),
             stopping: false,
+            seen_loss: None,
+            clearing: BTreeSet::new(),
+            cleared: None,
         }
     }
 
@@ -141,6 +150,7 @@ impl Loop {
         loop {
             self.read_plans();
             self.wake_due();
+            self.clear_lost();
             self.look_at_dirty();
             if self.stopping && done.is_some() {
                 break;
@@ -202,6 +212,8 @@ impl Loop {
                 self.ledger_saved.send_replace(version);
                 self.save_ledger();
             }
+            Event::NodeCleared(id, gone) => self.node_cleared(id, gone),
+            Event::VclusterCleared(id, gone) => self.vcluster_cleared(id, gone),
             Event::Stop(_) => {}
         }
     }
@@ -291,9 +303,10 @@ impl Loop {
 
     fn look_at_node(&mut self, id: NodeId) {
         let now = self.clock.now();
+        let lost = self.loss().is_some();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(plan) = node.plan.clone() else { return };
-        if node.task.is_none() && !self.stopping {
+        if node.task.is_none() && !self.stopping && (!lost || plan.wanted == Wanted::Absent) {
             if node.stale {
                 self.look();
             } else {

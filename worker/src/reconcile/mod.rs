@@ -28,6 +28,7 @@ use crate::report::Reporter;
 
 mod actor;
 mod entry;
+mod lost;
 mod share;
 mod task;
 mod upkeep;
@@ -98,6 +99,9 @@ enum Event {
     },
     Checked(Vec<Check>, Option<Capacity>),
     Saved(u64),
+    /// Of a host that was given up for lost; whether nothing of it is left.
+    NodeCleared(NodeId, bool),
+    VclusterCleared(VclusterId, bool),
     Stop(oneshot::Sender<()>),
 }
 

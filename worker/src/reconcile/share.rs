@@ -41,9 +41,10 @@ impl Loop {
             node.task.is_some()
                 || node.plan.as_ref().is_some_and(|p| !node::is_gone(p, &node.observed, node.history.cleaned))
         });
+        let lost = self.loss().is_some();
         let Some(entry) = self.vclusters.get_mut(&id) else { return };
         let Some(plan) = entry.plan.clone() else { return };
-        if !entry.busy && !self.stopping {
+        if !entry.busy && !self.stopping && !lost {
             let todo = vcluster::diff(&plan, entry.observed.as_ref(), &entry.history, nodes_left, now);
             match todo {
                 VclusterTodo::Nothing | VclusterTodo::NodesFirst => {}

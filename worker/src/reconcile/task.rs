@@ -19,6 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, Timing};
 
+/// Scripts in a node that are run before it is stopped for a move, and when it is up again.
+const BEFORE_MOVE: &str = "/etc/docklet/hooks/before-move";
+const AFTER_MOVE: &str = "/etc/docklet/hooks/after-move";
+/// A hook may take this long.
+const HOOK: Duration = Duration::from_secs(30);
+
 /// What every task of the loop uses.
 pub(super) struct Context {
     pub host: Arc<dyn Host>,
@@ -186,7 +192,24 @@ async fn act(
             }
             observed.ready = true;
         }
+        NodeAction::BeginMove => {
+            if let Some(moving) = plan.moving {
+                observed.moving = Some(moving.number);
+                host.begin_move(plan, moving.number).await?;
+            }
+        }
+        NodeAction::EndMove => {
+            // It was stopped to be moved and is up again, here or at its old place.
+            if task.actions.contains(&NodeAction::Boot) {
+                run_hook(context, plan, AFTER_MOVE).await;
+            }
+            host.end_move(id).await?;
+            observed.moving = None;
+        }
         NodeAction::Stop => {
+            if plan.moving.is_some() {
+                run_hook(context, plan, BEFORE_MOVE).await;
+            }
             let grace = if plan.wanted == Wanted::Absent { Duration::ZERO } else { context.timing.stop_grace };
             host.stop(id, grace).await?;
             observed.init_pid = None;
@@ -202,6 +225,27 @@ async fn act(
     }
     drop(step);
     Ok(())
+}
+
+/// Runs a script that the node's owner may have put there. What becomes of it changes nothing.
+async fn run_hook(context: &Context, plan: &NodePlan, script: &str) {
+    // What exec says where there is no such program, or no right to run it.
+    const NOT_THERE: [i32; 2] = [126, 127];
+    let (node, name) = (plan.id, &plan.name);
+    match context.host.exec(plan.id, &[script.to_owned()], "", HOOK).await {
+        Ok(Some(output)) if NOT_THERE.contains(&output.exit_code) => {}
+        Ok(Some(output)) if output.exit_code == 0 => tracing::info!(%node, %name, script, "a hook ran"),
+        Ok(Some(output)) => {
+            let said = output.stderr.lines().last().unwrap_or_default();
+            tracing::warn!(%node, %name, script, exit_code = output.exit_code, said, "a hook failed; the node moves even so");
+        }
+        Ok(None) => {
+            tracing::warn!(%node, %name, script, seconds = HOOK.as_secs(), "a hook did not end in time and was killed")
+        }
+        Err(HostError(reason)) => {
+            tracing::warn!(%node, %name, script, code = reason.code, reason = reason.message, "a hook could not be run");
+        }
+    }
 }
 
 /// Waits for init to be up. An error comes with whether init is still there.

@@ -165,6 +165,9 @@ impl Loop {
                 return;
             }
         };
+        if let Some((_, looked)) = &mut self.seen_loss {
+            *looked = true;
+        }
         let mut ended = Vec::new();
         for (id, node) in &mut self.nodes {
             let now = seen.nodes.remove(id).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use docklet_types::agent::ExecOutput;
+use docklet_types::agent::{ExecOutput, Part};
 use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
@@ -217,6 +217,22 @@ impl Containers for TestHost {
 
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()> {
         self.fake.stop(id, grace).await
+    }
+}
+
+#[async_trait]
+impl Moves for TestHost {
+    async fn begin_move(&self, node: &NodePlan, number: u64) -> Result<()> {
+        self.fake.begin_move(node, number).await
+    }
+    async fn end_move(&self, id: NodeId) -> Result<()> {
+        self.fake.end_move(id).await
+    }
+    async fn send_disk(&self, id: NodeId, number: u64, part: Part, based: bool) -> Result<OwnedFd> {
+        self.fake.send_disk(id, number, part, based).await
+    }
+    async fn take_disk(&self, id: NodeId, number: u64, part: Part) -> Result<Option<OwnedFd>> {
+        self.fake.take_disk(id, number, part).await
     }
 }
 

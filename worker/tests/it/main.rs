@@ -6,4 +6,5 @@ mod agent;
 mod faults;
 mod host;
 mod lives;
+mod moves;
 mod site;

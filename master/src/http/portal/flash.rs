@@ -21,12 +21,14 @@ pub enum Done {
     UserRemoved,
     HostCordoned,
     HostUncordoned,
+    HostDrained,
+    HostUndrained,
     HostRemoved,
     NothingFailed,
 }
 
 impl Done {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::Deleting, "deleting"),
         (Self::PasswordChanged, "password"),
         (Self::SignedOutElsewhere, "sessions"),
@@ -37,6 +39,8 @@ impl Done {
         (Self::UserRemoved, "user-removed"),
         (Self::HostCordoned, "host-cordoned"),
         (Self::HostUncordoned, "host-uncordoned"),
+        (Self::HostDrained, "host-drained"),
+        (Self::HostUndrained, "host-undrained"),
         (Self::HostRemoved, "host-removed"),
         (Self::NothingFailed, "nothing-failed"),
     ];
@@ -53,6 +57,8 @@ impl Done {
             Self::UserRemoved => Flash::done(format!("User {name} is removed.")),
             Self::HostCordoned => Flash::done(format!("Host {name} takes no new nodes. Those that are there stay.")),
             Self::HostUncordoned => Flash::done(format!("Host {name} takes nodes again.")),
+            Self::HostDrained => Flash::done(format!("The nodes of {name} are moved to other hosts, one by one.")),
+            Self::HostUndrained => Flash::done(format!("No more nodes are moved away from {name}.")),
             Self::HostRemoved => Flash::done(format!("Host {name} is removed.")),
             Self::NothingFailed => Flash::info("Nothing has failed, so there was nothing to try again."),
         }

@@ -61,9 +61,9 @@ pub async fn show(
     page(StatusCode::OK, &HostPage { shell: shell(&request, &actor, Nav::Hosts), host, nodes })
 }
 
-async fn set_cordoned(actor: Actor, hosts: web::Data<Hosts>, name: HostName, cordoned: bool) -> Result<(), ApiError> {
+async fn change(actor: Actor, hosts: web::Data<Hosts>, name: HostName, change: ChangeHost) -> Result<(), ApiError> {
     actor.must_be_admin()?;
-    let (hosts, change) = (hosts.into_inner(), ChangeHost { cordoned: Some(cordoned), ..ChangeHost::default() });
+    let hosts = hosts.into_inner();
     Idempotency::run(async move { Ok(hosts.change(&actor, &name, &change).await?) }).await.map(drop)
 }
 
@@ -77,7 +77,7 @@ pub async fn cordon(
     path: web::Path<HostPath>,
 ) -> Result<HttpResponse, ApiError> {
     let name = path.into_inner().name;
-    set_cordoned(actor, hosts, name.clone(), true).await?;
+    change(actor, hosts, name.clone(), ChangeHost { cordoned: Some(true), ..ChangeHost::default() }).await?;
     Ok(flash::with(go(&link::host(name.as_str())), Done::HostCordoned, name.as_str()))
 }
 
@@ -91,8 +91,32 @@ pub async fn uncordon(
     path: web::Path<HostPath>,
 ) -> Result<HttpResponse, ApiError> {
     let name = path.into_inner().name;
-    set_cordoned(actor, hosts, name.clone(), false).await?;
+    change(actor, hosts, name.clone(), ChangeHost { cordoned: Some(false), ..ChangeHost::default() }).await?;
     Ok(flash::with(go(&link::host(name.as_str())), Done::HostUncordoned, name.as_str()))
+}
+
+/// `POST /hosts/{name}/drain`
+///
+/// # Errors
+/// `not_allowed`, `not_found`
+pub async fn drain(actor: Actor, hosts: web::Data<Hosts>, path: web::Path<HostPath>) -> Result<HttpResponse, ApiError> {
+    let name = path.into_inner().name;
+    change(actor, hosts, name.clone(), ChangeHost { draining: Some(true), ..ChangeHost::default() }).await?;
+    Ok(flash::with(go(&link::host(name.as_str())), Done::HostDrained, name.as_str()))
+}
+
+/// `POST /hosts/{name}/undrain`
+///
+/// # Errors
+/// `not_allowed`, `not_found`
+pub async fn undrain(
+    actor: Actor,
+    hosts: web::Data<Hosts>,
+    path: web::Path<HostPath>,
+) -> Result<HttpResponse, ApiError> {
+    let name = path.into_inner().name;
+    change(actor, hosts, name.clone(), ChangeHost { draining: Some(false), ..ChangeHost::default() }).await?;
+    Ok(flash::with(go(&link::host(name.as_str())), Done::HostUndrained, name.as_str()))
 }
 
 /// `POST /hosts/{name}/remove`

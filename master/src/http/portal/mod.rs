@@ -68,6 +68,8 @@ pub fn configure(service: &mut web::ServiceConfig) {
         .service(at("/hosts/{name}").route(read().to(hosts::show)))
         .service(at("/hosts/{name}/cordon").route(post().to(hosts::cordon)))
         .service(at("/hosts/{name}/uncordon").route(post().to(hosts::uncordon)))
+        .service(at("/hosts/{name}/drain").route(post().to(hosts::drain)))
+        .service(at("/hosts/{name}/undrain").route(post().to(hosts::undrain)))
         .service(at("/hosts/{name}/remove").route(post().to(hosts::remove)))
         .service(at("/images").route(read().to(hosts::images)))
         .service(at("/assets/{name}").route(read().to(assets::show)))

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use docklet_identity::tls::Tls;
-use docklet_types::agent::{AgentReply, AgentRequest, ExecOutput};
+use docklet_types::agent::{AgentReply, AgentRequest, ExecOutput, Part};
 use docklet_types::name::HostName;
 use docklet_types::report::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -101,6 +101,19 @@ pub trait NodeAccess: Send + Sync + 'static {
 
     /// The end of the node's console log.
     async fn logs(&self, target: &RouteTarget, lines: u32) -> Result<String, AccessError>;
+
+    /// A copy of the node's disk, for the move of that number. Speaks `docklet_types::agent::disk`.
+    async fn send_disk(
+        &self,
+        target: &RouteTarget,
+        number: u64,
+        part: Part,
+        based: bool,
+    ) -> Result<NodeStream, AccessError>;
+
+    /// Where to write such a copy; `None` where that part was taken before.
+    async fn take_disk(&self, target: &RouteTarget, number: u64, part: Part)
+    -> Result<Option<NodeStream>, AccessError>;
 }
 
 /// Beyond what the worker itself was given, before it counts as down.
@@ -108,6 +121,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const DIAL: Duration = Duration::from_secs(5);
 const TERMINAL: Duration = Duration::from_secs(10);
 const LOGS: Duration = Duration::from_secs(10);
+/// A snapshot writes out what the node has not written yet.
+const DISK: Duration = Duration::from_secs(60);
 
 /// The workers of all hosts; one request per connection.
 pub struct Agents {
@@ -226,6 +241,30 @@ impl NodeAccess for Agents {
         match self.ask(target, &AgentRequest::Logs { node: target.node, lines }, LOGS).await?.0 {
             AgentReply::Logs { text } => Ok(text),
             other => Err(refusal(other)),
+        }
+    }
+
+    async fn send_disk(
+        &self,
+        target: &RouteTarget,
+        number: u64,
+        part: Part,
+        based: bool,
+    ) -> Result<NodeStream, AccessError> {
+        let request = AgentRequest::SendDisk { node: target.node, number, part, based };
+        self.ask_for_stream(target, &request, DISK).await
+    }
+
+    async fn take_disk(
+        &self,
+        target: &RouteTarget,
+        number: u64,
+        part: Part,
+    ) -> Result<Option<NodeStream>, AccessError> {
+        match self.ask(target, &AgentRequest::TakeDisk { node: target.node, number, part }, DISK).await? {
+            (AgentReply::Stream, Some(stream)) => Ok(Some(stream)),
+            (AgentReply::Done, _) => Ok(None),
+            (other, _) => Err(refusal(other)),
         }
     }
 }

@@ -57,6 +57,8 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
         ("PATCH", "/api/v1/hosts/{name}") => (Admin, Some(json!({"cordoned": false})), &[200]),
         // The host is alive.
         ("DELETE", "/api/v1/hosts/{name}") => (Admin, None, &[409]),
+        // It is there already.
+        ("POST", p) if p == format!("{vcluster}/move") => (Admin, Some(json!({"host": "h1"})), &[202]),
         ("GET", p) if p == vcluster => (Owner, None, &[200]),
         ("PATCH", p) if p == vcluster => (Owner, Some(json!({"nodes": 2})), &[202]),
         ("DELETE", p) if p == vcluster => (Owner, None, &[202]),

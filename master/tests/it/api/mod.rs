@@ -9,6 +9,7 @@ mod masters;
 mod matrix;
 mod placement;
 mod planners;
+mod moves;
 mod portal;
 mod ports;
 mod quotas;

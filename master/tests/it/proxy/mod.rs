@@ -26,7 +26,7 @@ use docklet_master::proxy::routes::{RouteTable, RouteTarget, SharedRoutes};
 use docklet_master::proxy::{Limits, Parts, Proxy};
 use docklet_master_db::Db;
 use docklet_master_db::sessions::SessionKind;
-use docklet_types::agent::ExecOutput;
+use docklet_types::agent::{ExecOutput, Part};
 use docklet_types::id::{NodeId, UserId};
 use docklet_types::time::Micros;
 use docklet_types::view::Role;
@@ -87,6 +87,14 @@ impl NodeAccess for FakeNodes {
     }
 
     async fn logs(&self, _: &RouteTarget, _: u32) -> Result<String, AccessError> {
+        Err(AccessError::NotRunning)
+    }
+
+    async fn send_disk(&self, _: &RouteTarget, _: u64, _: Part, _: bool) -> Result<NodeStream, AccessError> {
+        Err(AccessError::NotRunning)
+    }
+
+    async fn take_disk(&self, _: &RouteTarget, _: u64, _: Part) -> Result<Option<NodeStream>, AccessError> {
         Err(AccessError::NotRunning)
     }
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod cluster;
+mod moves;
 mod node;
 mod operator;
 mod port;
@@ -152,6 +153,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Exec(args) => return node::exec(cx, args).await,
         Command::Connect { place, session } => return node::connect(cx, place, session.as_deref()).await,
         Command::Open { place, print } => node::open(cx, place, print).await?,
+        Command::Move { place, to } => moves::move_nodes(cx, place, to).await?,
         Command::Logs { place, lines } => node::logs(cx, place, lines).await?,
         Command::Port(command) => port::port(cx, command).await?,
         Command::Image(command) => operator::image(cx, command).await?,

@@ -4,7 +4,7 @@ use docklet_types::host::CheckOutcome;
 use docklet_types::view::{ChangeHost, HostView, ImageView, MasterView};
 
 use crate::args::{HostCommand, ImageCommand, MasterCommand};
-use crate::commands::Context;
+use crate::commands::{Context, moves};
 use crate::failure::Result;
 use crate::output::{self, Style, Value, bytes, column, facts, mib, oneline, show, table};
 
@@ -67,7 +67,10 @@ pub async fn host(cx: &Context, command: HostCommand) -> Result<()> {
                 false => format!("{name} is labelled {}\n", output::labels(&host.labels)),
             });
         }
-        HostCommand::Remove { name } => {
+        HostCommand::Drain { name } => moves::drain(cx, &client, &name).await?,
+        HostCommand::Undrain { name } => moves::undrain(cx, &client, &name).await?,
+        HostCommand::Remove { name, nodes_lost: true, yes } => moves::give_up(cx, &client, &name, yes).await?,
+        HostCommand::Remove { name, .. } => {
             client.remove_host(&name).await?;
             let removed = serde_json::json!({ "name": name, "removed": true });
             show(cx.global.output, &removed, || format!("removed {name}\n"));

@@ -36,6 +36,32 @@ struct QgroupLimit {
 }
 
 #[repr(C)]
+struct QgroupAssign {
+    assign: u64,
+    member: u64,
+    group: u64,
+}
+
+/// `struct btrfs_ioctl_vol_args_v2`, with the parts that stay zero as words.
+#[repr(C)]
+struct VolArgs2 {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
+}
+
+/// The head of `struct btrfs_ioctl_fs_info_args`.
+#[repr(C)]
+struct FsInfo {
+    max_id: u64,
+    devices: u64,
+    fsid: [u8; 16],
+    rest: [u64; 124],
+}
+
+#[repr(C)]
 struct InodeLookup {
     tree: u64,
     object: u64,
@@ -44,6 +70,9 @@ struct InodeLookup {
 
 nix::ioctl_write_ptr!(subvol_create, MAGIC, 14, VolArgs);
 nix::ioctl_write_ptr!(snap_destroy, MAGIC, 15, VolArgs);
+nix::ioctl_write_ptr!(snap_create, MAGIC, 23, VolArgs2);
+nix::ioctl_read!(fs_info, MAGIC, 31, FsInfo);
+nix::ioctl_write_ptr!(qgroup_assign, MAGIC, 41, QgroupAssign);
 nix::ioctl_readwrite!(ino_lookup, MAGIC, 18, InodeLookup);
 nix::ioctl_readwrite!(quota_ctl, MAGIC, 40, QuotaCtl);
 nix::ioctl_write_ptr!(qgroup_create, MAGIC, 42, QgroupCreate);
@@ -109,11 +138,67 @@ pub fn enable_quota(root: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a snapshot `name` in the directory `parent`, of the subvolume whose root is open.
+pub fn snapshot(subvolume: &File, parent: &File, name: &str, read_only: bool) -> io::Result<()> {
+    const READ_ONLY: u64 = 2;
+    let flags = if read_only { READ_ONLY } else { 0 };
+    let mut args =
+        VolArgs2 { fd: i64::from(subvolume.as_raw_fd()), transid: 0, flags, unused: [0; 4], name: [0; 4040] };
+    if name.len() >= args.name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    args.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the argument is the structure that the request is defined with.
+    unsafe { snap_create(parent.as_raw_fd(), &raw const args) }?;
+    Ok(())
+}
+
+/// Whether extents are counted for the subvolume that wrote them, rather than for each that refers to them.
+pub fn counts_by_writer(root: &File) -> io::Result<bool> {
+    let mut args = FsInfo { max_id: 0, devices: 0, fsid: [0; 16], rest: [0; 124] };
+    // SAFETY: as above.
+    unsafe { fs_info(root.as_raw_fd(), &raw mut args) }?;
+    let id = hex::encode(args.fsid);
+    let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
+    let mode = std::fs::read_to_string(format!("/sys/fs/btrfs/{id}/qgroups/mode"));
+    Ok(mode.is_ok_and(|mode| mode.trim() == "squota"))
+}
+
+/// The group above that of a subvolume.
+pub const fn group_above(subvolume: u64) -> u64 {
+    (1 << 48) | subvolume
+}
+
+/// Makes a group above others; already there is success.
+pub fn create_group(root: &File, id: u64) -> io::Result<()> {
+    let args = QgroupCreate { create: 1, id };
+    // SAFETY: as above.
+    match unsafe { qgroup_create(root.as_raw_fd(), &raw const args) } {
+        Ok(_) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Counts a subvolume to a group; so already is success.
+pub fn join_group(root: &File, member: u64, group: u64) -> io::Result<()> {
+    let args = QgroupAssign { assign: 1, member, group };
+    // SAFETY: as above.
+    match unsafe { qgroup_assign(root.as_raw_fd(), &raw const args) } {
+        Ok(_) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Limits what the subvolume of an open directory may hold.
 pub fn limit(directory: &File, bytes: u64) -> io::Result<()> {
     // Id 0 is the subvolume's own group.
+    limit_group(directory, 0, bytes)
+}
+
+/// Limits what the members of a group may hold together.
+pub fn limit_group(directory: &File, id: u64, bytes: u64) -> io::Result<()> {
     let mut args = QgroupLimit {
-        id: 0,
+        id,
         flags: LIMIT_REFERENCED,
         max_referenced: bytes,
         max_exclusive: 0,
@@ -136,5 +221,6 @@ pub fn remove_group(root: &File, id: u64) -> io::Result<bool> {
     }
 }
 
+const _: () = assert!(size_of::<VolArgs2>() == 4096 && size_of::<FsInfo>() == 1024 && size_of::<QgroupAssign>() == 24);
 const _: () =
     assert!(size_of::<VolArgs>() == 4096 && size_of::<InodeLookup>() == 4096 && size_of::<QgroupLimit>() == 48);

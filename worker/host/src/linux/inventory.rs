@@ -151,7 +151,7 @@ fn processes(inner: &Inner, found: &mut Vec<Owned>) {
 
 fn directories(inner: &Inner, found: &mut Vec<Owned>) {
     let paths = &inner.paths;
-    for parent in [paths.node_states(), paths.node_disks(), paths.vcluster_states(), paths.lxc()] {
+    for parent in [paths.node_states(), paths.node_disks(), paths.node_moves(), paths.vcluster_states(), paths.lxc()] {
         for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let owner = if parent == paths.vcluster_states() {

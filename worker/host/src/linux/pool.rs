@@ -5,6 +5,7 @@ use docklet_types::id::NodeId;
 use docklet_types::paths::Paths;
 use nix::mount::{MsFlags, mount};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
@@ -45,6 +46,27 @@ trait Attempt<T> {
 impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     fn attempting(self, what: impl FnOnce() -> String) -> Result<T, PoolError> {
         self.map_err(|e| PoolError::Io { what: what(), source: e.into() })
+    }
+}
+
+/// The file in a moved node's disk that names its [`Groups`]. Beside `upper`: the node does not see it.
+const GROUPS: &str = "groups.json";
+
+/// The accounting groups of a node that came from another host: of its subvolumes, and the one above them whose limit holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Groups {
+    pub above: Option<u64>,
+    pub members: Vec<u64>,
+}
+
+impl Groups {
+    fn of_disk(disk: &Path) -> Self {
+        fs::read(disk.join(GROUPS)).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+    }
+
+    /// In the order in which they can be removed.
+    pub fn all(self) -> impl Iterator<Item = u64> {
+        self.members.into_iter().chain(self.above)
     }
 }
 
@@ -174,13 +196,47 @@ impl Pool {
         if !self.has_limits() || !self.is_mounted() {
             return fs::remove_dir_all(&path).attempting(|| format!("remove {}", path.display()));
         }
-        let group = File::open(&path).and_then(|open| btrfs::subvolume_id(&open)).ok();
+        let mut stale: Vec<u64> = File::open(&path).and_then(|open| btrfs::subvolume_id(&open)).into_iter().collect();
+        stale.extend(Groups::of_disk(&path).all());
         let parent = self.paths.node_disks();
         let parent = File::open(&parent).attempting(|| format!("open {}", parent.display()))?;
         btrfs::destroy_subvolume(&parent, &id.to_string())
             .attempting(|| format!("remove the subvolume {}", path.display()))?;
-        self.stale.lock().extend(group);
+        self.abandon(stale);
         Ok(())
+    }
+
+    /// Accounting groups of what is gone.
+    pub fn abandon(&self, groups: Vec<u64>) {
+        self.stale.lock().extend(groups);
+    }
+
+    /// Counts a subvolume that came from another host to its node's group, where one is needed, and limits it.
+    pub fn count(&self, subvolume: &Path, groups: &mut Groups, bytes: u64) -> io::Result<()> {
+        let root = File::open(self.paths.pool())?;
+        let open = File::open(subvolume)?;
+        if !btrfs::counts_by_writer(&root)? {
+            return btrfs::limit(&open, bytes);
+        }
+        let id = btrfs::subvolume_id(&open)?;
+        if groups.members.contains(&id) {
+            return Ok(());
+        }
+        let above = *groups.above.get_or_insert(btrfs::group_above(id));
+        btrfs::create_group(&root, above)?;
+        btrfs::limit_group(&root, above, bytes)?;
+        btrfs::join_group(&root, id, above)?;
+        groups.members.push(id);
+        Ok(())
+    }
+
+    /// Makes what came from another host the disk of a node. Its limit is twice as high as it should be until what it was
+    /// made of is gone.
+    pub fn adopt(&self, id: NodeId, from: &Path, groups: &mut Groups, bytes: u64) -> io::Result<()> {
+        btrfs::snapshot(&File::open(from)?, &File::open(self.paths.node_disks())?, &id.to_string(), false)?;
+        let disk = self.paths.node_disk(id);
+        self.count(&disk, groups, if groups.above.is_some() { bytes * 2 } else { bytes })?;
+        fs::write(disk.join(GROUPS), serde_json::to_vec(groups)?)
     }
 
     /// Removes accounting groups of subvolumes that are gone. Costs a little and can wait; what fails is tried again.

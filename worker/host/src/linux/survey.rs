@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{self, ProbeRequest};
 use super::run::{self, State};
-use super::{GENERATION, LinuxHost, apparmor, container, disk, helper, inventory, network, private_directory};
+use super::{GENERATION, LinuxHost, apparmor, container, disk, helper, inventory, moves, network, private_directory};
 use crate::reason::chain;
 use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
 
@@ -189,6 +189,9 @@ impl Machine for LinuxHost {
                     node.init_pid = Some(run.init.pid);
                     node.ready = run::is_ready(&state, run.init);
                 }
+            }
+            for id in ids(&paths.node_moves()) {
+                nodes.entry(id).or_default().moving = moves::number(paths, id);
             }
             for (id, node) in &mut nodes {
                 node.port = ports.contains(&kernel_names::veth(*id));

@@ -17,7 +17,7 @@ pub fn world() -> World {
     world_of(&FakeHost::new())
 }
 
-fn world_of(host: &FakeHost) -> World {
+pub fn world_of(host: &FakeHost) -> World {
     let image = image();
     host.state().available = Some(BTreeSet::from([image.digest.clone()]));
     let again = host.clone();

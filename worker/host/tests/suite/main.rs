@@ -15,5 +15,6 @@ mod image;
 mod images;
 mod isolation;
 mod linux;
+mod moves;
 mod published;
 mod world;

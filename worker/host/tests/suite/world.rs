@@ -1,16 +1,19 @@
 //! A host to test on, with plans that fit it.
 
+use docklet_types::agent::disk::Control;
 use docklet_types::id::{IdRange, NodeId, VclusterId};
 use docklet_types::image::ImageRef;
 use docklet_types::net::{Mac, Subnet};
 use docklet_types::plan::{Network, NodePlan, Peer, VclusterPlan};
 use docklet_types::size::Size;
 use docklet_types::spec::{SshKeyPair, VclusterKeys, Wanted};
-use docklet_worker_host::{Access, Containers, Disks, Host, Images, Machine, Networks, Owner};
+use docklet_worker_host::{Access, Containers, Disks, Host, Images, Machine, Moves, Networks, Owner};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 pub const READY: Duration = Duration::from_secs(30);
@@ -27,7 +30,7 @@ pub struct World {
 }
 
 /// `Host` is not usable as a trait object with its blanket implementation alone.
-pub trait Everything: Images + Disks + Networks + Containers + Access + Machine {}
+pub trait Everything: Images + Disks + Networks + Containers + Moves + Access + Machine {}
 impl<T: Host> Everything for T {}
 
 fn key(name: &str) -> SshKeyPair {
@@ -116,6 +119,27 @@ impl World {
         let observed = self.host.observe().await.unwrap();
         assert!(observed.nodes.is_empty() && observed.vclusters.is_empty(), "{observed:?}");
     }
+}
+
+/// Carries a stream from one host to another, as a master does; what the receiver said at the end. `cut`: the line breaks
+/// after so many bytes.
+pub async fn carry(from: OwnedFd, to: OwnedFd, cut: Option<u64>) -> Option<Control> {
+    let stream = |fd: OwnedFd| {
+        let stream = std::os::unix::net::UnixStream::from(fd);
+        stream.set_nonblocking(true).unwrap();
+        tokio::net::UnixStream::from_std(stream).unwrap()
+    };
+    let (from, mut to) = (stream(from), stream(to));
+    // A receiver that gives up early says so, too.
+    let _ = tokio::io::copy(&mut from.take(cut.unwrap_or(u64::MAX)), &mut to).await;
+    if cut.is_some() {
+        return None;
+    }
+    to.shutdown().await.ok();
+    let mut answer = Vec::new();
+    to.read_to_end(&mut answer).await.unwrap();
+    let json = answer.get(docklet_types::agent::frame::HEADER..)?;
+    Some(serde_json::from_slice(json).unwrap())
 }
 
 impl Drop for World {

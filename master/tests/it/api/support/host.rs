@@ -67,6 +67,15 @@ impl FakeHost {
         self.poke().await;
     }
 
+    /// What it says of where its disks lie.
+    pub async fn store_disks_in(&self, storage: &str) {
+        let key = self.keys.write(&Key::Host(self.name.clone()));
+        let entry = self.store.get(&key).await.unwrap().unwrap();
+        let report: HostReport = serde_json::from_slice(&entry.value).unwrap();
+        let report = HostReport { storage: storage.to_owned(), ..report };
+        self.store.txn(Txn::new().put(key, &report).unwrap()).await.unwrap();
+    }
+
     /// Any write wakes the worker.
     async fn poke(&self) {
         let txn = Txn::new().put(self.keys.write(&Key::Alive(self.name.clone())), &true).unwrap();
