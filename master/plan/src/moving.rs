@@ -3,7 +3,7 @@
 //! A move has two halves, a plan on either host. The node *is* where its plan is not an incoming one; only one write
 //! changes that, and it is the one that takes the old place away. Until then whatever fails ends with the node where it
 //! was. What plans and reports cannot say (how much was copied, that it took too long) stands in the move's own document,
-//! by whoever carries the bytes; [`errand`] says what is to be carried.
+//! by whoever carries the bytes; [`haul`] says what is to be carried.
 
 use docklet_types::moves::{Move, Stage, Trip};
 use docklet_types::name::HostName;
@@ -17,7 +17,7 @@ use crate::plan::{BATCH, Decision, Planned, put_again, retire_half, updated};
 
 /// What is to be done for a moving node outside of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Errand {
+pub enum Haul {
     /// Copy the disk of the node that runs.
     First(Trip),
     /// Copy what has changed since; the node has stopped.
@@ -26,7 +26,7 @@ pub enum Errand {
     AwaitStop(Trip),
 }
 
-impl Errand {
+impl Haul {
     #[must_use]
     pub const fn trip(&self) -> &Trip {
         match self {
@@ -37,13 +37,13 @@ impl Errand {
 
 /// What is to be carried for a move now.
 #[must_use]
-pub fn errand(cluster: &Cluster, moving: &Move) -> Option<Errand> {
+pub fn haul(cluster: &Cluster, moving: &Move) -> Option<Haul> {
     let trip = moving.trip.clone()?;
     let halves = Halves::of(cluster.node(moving.node)?, &trip)?;
     match moving.stage {
-        Stage::Copying => Some(Errand::First(trip)),
-        Stage::Copied if halves.has_stopped() => Some(Errand::Last(trip)),
-        Stage::Copied => Some(Errand::AwaitStop(trip)),
+        Stage::Copying => Some(Haul::First(trip)),
+        Stage::Copied if halves.has_stopped() => Some(Haul::Last(trip)),
+        Stage::Copied => Some(Haul::AwaitStop(trip)),
         Stage::Waiting | Stage::Arrived | Stage::Failed => None,
     }
 }

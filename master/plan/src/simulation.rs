@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use crate::cluster::{Change, Cluster, Rev};
-use crate::moving::{Errand, errand};
+use crate::moving::{Haul, haul};
 use crate::place::Policy;
 use crate::plan::{BATCH, Decision, plan, settled_losses};
 use crate::{status, view};
@@ -249,16 +249,16 @@ impl World {
     /// Whoever carries bytes does what there is to do for one move: it goes well, or it fails.
     fn carry(&mut self, node: NodeId, well: bool) -> bool {
         let Some(doc) = self.cluster.moving(node).map(|m| (*m.value).clone()) else { return false };
-        let Some(errand) = errand(&self.cluster, &doc) else { return false };
-        let stage = match errand {
+        let Some(haul) = haul(&self.cluster, &doc) else { return false };
+        let stage = match haul {
             _ if !well => Stage::Failed,
-            Errand::First(_) => Stage::Copied,
-            Errand::Last(ref trip) => {
+            Haul::First(_) => Stage::Copied,
+            Haul::Last(ref trip) => {
                 let stopped = self.cluster.node(node).unwrap().halves[&trip.from].report.as_ref().unwrap();
                 assert_eq!(stopped.value.state, NodeState::Stopped, "the last copy is one of a node that runs");
                 Stage::Arrived
             }
-            Errand::AwaitStop(_) => return false,
+            Haul::AwaitStop(_) => return false,
         };
         let reason = (stage == Stage::Failed).then(|| Reason::new("test", "It was told to fail."));
         let rev = self.rev(Move { stage, reason, ..doc });

@@ -2,12 +2,12 @@
 //!
 //! Only masters speak to workers, so the bytes pass through here: a stream is asked of the host that the node leaves and
 //! written into one of the host that it goes to. Woken by any change, the loop looks at every move, does what
-//! [`errand`] says, and notes the outcome in the move's document, comparing its revision. It remembers nothing that
+//! [`haul`] says, and notes the outcome in the move's document, comparing its revision. It remembers nothing that
 //! matters: when it dies the streams break, nothing of them counts, and another master begins the part again. Of two at
 //! once the workers let one in.
 
 use docklet_master_plan::cluster::{Cluster, HostState, Rev};
-use docklet_master_plan::moving::{Errand, errand};
+use docklet_master_plan::moving::{Haul, haul};
 use docklet_master_plan::plan::settled_losses;
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Compare, Store, StoreError, Txn};
@@ -149,14 +149,14 @@ impl Carrier {
     async fn look(&self, carried: &mut HashMap<NodeId, Carried>) -> Result<(), StoreError> {
         let (moves, losses) = self.view.read(|cluster| {
             let moves: Vec<_> =
-                cluster.moves().map(|m| (m.clone(), errand(cluster, &m.value), trouble(cluster, &m.value))).collect();
+                cluster.moves().map(|m| (m.clone(), haul(cluster, &m.value), trouble(cluster, &m.value))).collect();
             (moves, settled_losses(cluster))
         });
         for (host, revision) in losses {
             self.settle(host, revision).await?;
         }
         carried.retain(|node, _| moves.iter().any(|(m, ..)| m.value.node == *node));
-        for (moving, errand, trouble) in moves {
+        for (moving, haul, trouble) in moves {
             let doc = &moving.value;
             if doc.stage == Stage::Waiting {
                 continue;
@@ -191,24 +191,24 @@ impl Carrier {
                 self.fail(&moving, reason).await?;
                 continue;
             }
-            if let Some(errand) = errand {
-                self.serve(&moving, &errand, state).await?;
+            if let Some(haul) = haul {
+                self.serve(&moving, &haul, state).await?;
             }
         }
         Ok(())
     }
 
-    async fn serve(&self, moving: &Rev<Move>, errand: &Errand, state: &mut Carried) -> Result<(), StoreError> {
-        let (part, done) = match errand {
-            Errand::First(_) => (Part::First, Stage::Copied),
-            Errand::Last(_) => (Part::Last, Stage::Arrived),
-            Errand::AwaitStop(trip) if state.since.elapsed() > PATIENCE => {
+    async fn serve(&self, moving: &Rev<Move>, haul: &Haul, state: &mut Carried) -> Result<(), StoreError> {
+        let (part, done) = match haul {
+            Haul::First(_) => (Part::First, Stage::Copied),
+            Haul::Last(_) => (Part::Last, Stage::Arrived),
+            Haul::AwaitStop(trip) if state.since.elapsed() > PATIENCE => {
                 let what = format!("The host {} did not stop the node in time. The node stays there.", trip.from);
                 return self.fail(moving, Reason::new("move_stop_timed_out", what)).await;
             }
-            Errand::AwaitStop(_) => return Ok(()),
+            Haul::AwaitStop(_) => return Ok(()),
         };
-        let trip = errand.trip();
+        let trip = haul.trip();
         match state.task.take() {
             Some(task) if task.is_finished() => {
                 let reason = match task.await {

@@ -47,7 +47,8 @@ async fn a_target_starts_nothing_before_it_is_the_nodes_place() {
     site.plan_node(&NodePlan { moving: moving(Side::Target), ..node(1, Wanted::Stopped, 2) }).await;
     site.reaches(1, NodeState::Stopped, 2).await;
     let id = node_id(1);
-    eventually("it takes the disk", async || site.host.fake.state().nodes.get(&id).is_some_and(|n| n.moving.is_some())).await;
+    eventually("it takes the disk", async || site.host.fake.state().nodes.get(&id).is_some_and(|n| n.moving.is_some()))
+        .await;
     assert_eq!(site.host.fake.calls(Op::Start), 0);
     // It came to nothing.
     site.plan_node(&NodePlan { moving: moving(Side::Target), ..node(1, Wanted::Absent, 3) }).await;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 
 use crate::args::{Create, Format, Rate, Scale, Wanted};
-use crate::commands::Context;
+use crate::commands::{Context, moves};
 use crate::failure::{Failure, Result};
 use crate::output::{self, Style, Value, column, facts, millis, nodes, oneline, show, table};
 use crate::{progress, prompt};
@@ -323,7 +323,12 @@ pub fn members(nodes: &[NodeView], style: Style) -> String {
                 n.ip.clone().unwrap_or_else(|| "-".to_owned()).into(),
                 n.host.clone().unwrap_or_else(|| "-".to_owned()).into(),
                 n.ready_millis.map_or_else(|| "-".to_owned(), millis).into(),
-                n.reason.as_ref().map_or("", |r| r.message.as_str()).into(),
+                match (&n.reason, &n.moving) {
+                    (Some(reason), _) => reason.message.clone(),
+                    (None, Some(moving)) => format!("moves {}", moves::line(moving)),
+                    (None, None) => String::new(),
+                }
+                .into(),
             ]
         })
         .collect();

@@ -109,19 +109,24 @@ fn gave_up(moving: &MoveView, vcluster: &str) -> Failure {
     Failure::NotMoved { what: format!("{vcluster}/{} stays on {}{why}", moving.node, moving.from) }
 }
 
-/// `3 left; demo/node2 copying, 120 MiB`, once per change, for people.
-fn tell(cx: &Context, said: &mut String, left: usize, moving: &MoveView) {
+/// `to h2, is copied while it runs, 120 MiB`
+pub fn line(moving: &MoveView) -> String {
     let stage = match moving.stage {
-        Stage::Waiting => "waits",
+        Stage::Waiting => "waits for its turn",
         Stage::Copying => "is copied while it runs",
         Stage::Copied => "has stopped, the rest is copied",
-        Stage::Arrived => "starts",
+        Stage::Arrived => "starts there",
         Stage::Failed => "did not move",
     };
-    let to = moving.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
-    let why = moving.reason.as_ref().map_or_else(String::new, |r| format!(": {}", oneline(&r.message)));
+    let to = moving.to.as_ref().map_or_else(String::new, |to| format!("to {to}: "));
     let size = if moving.bytes > 0 { format!(", {}", bytes(moving.bytes)) } else { String::new() };
-    say(cx, said, format!("{left} left; {}/{}{to} {stage}{size}{why}", moving.vcluster, moving.node));
+    let why = moving.reason.as_ref().map_or_else(String::new, |r| format!(": {}", oneline(&r.message)));
+    format!("{to}{stage}{size}{why}")
+}
+
+/// Once per change, for people.
+fn tell(cx: &Context, said: &mut String, left: usize, moving: &MoveView) {
+    say(cx, said, format!("{left} left; {}/{} {}", moving.vcluster, moving.node, line(moving)));
 }
 
 fn say(cx: &Context, said: &mut String, line: String) {

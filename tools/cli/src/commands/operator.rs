@@ -174,6 +174,15 @@ fn host_facts(host: &HostView, style: Style) -> String {
         ],
         style,
     );
+    if !host.moves.is_empty() {
+        let rows: Vec<Vec<Value>> = host
+            .moves
+            .iter()
+            .map(|m| vec![format!("{}/{}", m.vcluster, m.node).into(), m.owner.clone().into(), moves::line(m).into()])
+            .collect();
+        text.push('\n');
+        text.push_str(&table(&[column("LEAVING"), column("OWNER"), column("HOW FAR")], &rows, style));
+    }
     if !host.checks.is_empty() {
         let rows: Vec<Vec<Value>> = host
             .checks

@@ -68,6 +68,7 @@ struct InodeLookup {
     name: [u8; 4080],
 }
 
+nix::ioctl_none!(sync, MAGIC, 8);
 nix::ioctl_write_ptr!(subvol_create, MAGIC, 14, VolArgs);
 nix::ioctl_write_ptr!(snap_destroy, MAGIC, 15, VolArgs);
 nix::ioctl_write_ptr!(snap_create, MAGIC, 23, VolArgs2);
@@ -113,6 +114,13 @@ pub fn destroy_subvolume(directory: &File, name: &str) -> io::Result<()> {
         Err(nix::errno::Errno::ENOENT) | Ok(_) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Writes a transaction, and wakes what frees removed subvolumes; by itself that happens every half a minute.
+pub fn sync_and_clean(root: &File) -> io::Result<()> {
+    // SAFETY: the request takes no argument.
+    unsafe { sync(root.as_raw_fd()) }?;
+    Ok(())
 }
 
 /// The number of the subvolume that an open directory lies in.

@@ -18,7 +18,7 @@ use docklet_types::report::Reason;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -179,7 +179,8 @@ impl LinuxHost {
                     None => {}
                 }
                 inner.pool.abandon(groups);
-                Ok::<_, io::Error>(())
+                // What only the copies held is the node's to use again.
+                btrfs::sync_and_clean(&File::open(inner.paths.pool())?)
             })
             .await?;
         self.inner.moving.lock().remove(&id);
@@ -379,9 +380,9 @@ impl LinuxHost {
             }
             // On disk before anybody hears of it: the other copy may go then.
             let root = File::open(inner.paths.pool())?;
-            sys::syncfs(std::os::fd::AsFd::as_fd(&root))?;
+            sys::syncfs(root.as_fd())?;
             fs::write(marker(&at, part), "")?;
-            sys::syncfs(std::os::fd::AsFd::as_fd(&root))
+            sys::syncfs(root.as_fd())
         });
         let kept = kept.await.map_err(|HostError(reason)| reason)?;
         kept.map_err(|e| failed("move_failed", WHAT, &e).0)?;
