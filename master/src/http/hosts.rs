@@ -87,7 +87,8 @@ pub async fn remove(
     actor.must_be_admin()?;
     let (hosts, moves, lost) = (hosts.into_inner(), moves.into_inner(), query.lost.unwrap_or(false));
     Idempotency::run(async move {
-        Ok(if lost { moves.give_up(&actor, &path.name).await? } else { hosts.remove(&actor, &path.name).await? })
+        let done = if lost { moves.give_up(&actor, &path.name).await } else { hosts.remove(&actor, &path.name).await };
+        Ok(done?)
     })
     .await?;
     Ok(HttpResponse::NoContent().finish())
