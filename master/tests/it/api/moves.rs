@@ -1,5 +1,6 @@
 //! Moving nodes, emptying hosts, giving hosts up: over hosts that do what their plans say, and streams that arrive or not.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
 }
 
 async fn second_host(site: &Site) -> FakeHost {
-    FakeHost::start(site.store.clone(), site.keys.clone(), "h2").await
+    FakeHost::start(Arc::new(site.store.clone()), site.keys.clone(), "h2").await
 }
 
 /// A vcluster whose nodes are all on h1, and a second host.
