@@ -29,7 +29,7 @@ readonly BUILD_PACKAGES=(
   build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
   protobuf-compiler
 )
-readonly TEST_PACKAGES=(chromium iputils-ping postgresql python3 qemu-system-x86 shellcheck sqlite3)
+readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping postgresql python3 qemu-system-x86 shellcheck sqlite3)
 
 MODE=prepare
 START=no
@@ -100,7 +100,7 @@ is_ready() {
 
 # ---- Packages -------------------------------------------------------------------------------------------------------
 
-# Installing etcd, lxc and postgresql would start an etcd on our port, a bridge and a server nobody needs. While this file says so, packages
+# Installing etcd, lxc, postgresql and their like would start an etcd on our port, a bridge and servers nobody needs. While this file says so, packages
 # start nothing; a machine that has such a policy already is left as it is.
 readonly POLICY=/usr/sbin/policy-rc.d
 
@@ -129,6 +129,7 @@ disable_unneeded_services() {
       # The first of them asks for the others: a bridge, a name server, and containers of others at boot.
       lxc) services=(lxc.service lxc-net.service lxc-monitord.service) ;;
       postgresql) services=(postgresql.service) ;;
+      glusterfs-server) services=(glusterd.service glustereventsd.service) ;;
       *) continue ;;
     esac
     systemctl disable --quiet "${services[@]}" 2>/dev/null || true
