@@ -21,6 +21,7 @@ use crate::app::images::Images;
 use crate::app::masters::Masters;
 use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
+use crate::app::share::{self, Share};
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
 use crate::auth::gate::Gate;
@@ -80,7 +81,8 @@ impl Assembly {
         let sessions = Sessions::new(db.clone(), config.session_hours);
         let view = ClusterView::start(store.clone(), keys.clone()).await.map_err(AssemblyError::Store)?;
         let history = History::new(db.clone(), view.clone());
-        let images = Images::new(&paths, config.default_image.clone());
+        let share = Share::default();
+        let images = Images::new(&paths, config.default_image.clone(), share.clone());
         let nodes = Arc::new(Nodes::new(view.clone(), access.clone()));
         let apps = Apps::new(nodes.clone(), public.clone());
         let routes = Arc::new(SharedRoutes::default());
@@ -116,6 +118,7 @@ impl Assembly {
                 gate.clone(),
                 sessions.clone(),
                 paths.clone(),
+                share.clone(),
             )),
             hosts: Arc::new(Hosts::new(store.clone(), keys.clone(), view.clone())),
             masters,
@@ -136,6 +139,7 @@ impl Assembly {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(Carrier::new(store.clone(), keys.clone(), view.clone(), access).run());
+        tasks.spawn(share::keep_marked(share, parts.paths.clone(), config.cluster_name.clone()));
         tasks.spawn(Planner { store, keys, view: view.clone(), policy }.run());
         tasks.spawn(sessions.watch_over());
         tasks.spawn(history.run());

@@ -21,6 +21,7 @@ pub mod port;
 pub mod problem;
 pub mod rate;
 pub mod report;
+pub mod shared;
 pub mod size;
 pub mod spec;
 pub mod status;

@@ -40,6 +40,16 @@ impl Paths {
     pub fn global(&self) -> PathBuf {
         self.prefix.join("global")
     }
+    /// Says whose the shared directory is; without it, nothing is mounted there.
+    #[must_use]
+    pub fn shared_marker(&self) -> PathBuf {
+        self.global().join(".docklet")
+    }
+    /// Is there once this host's master has seen the marker: a directory without it is then not the shared one.
+    #[must_use]
+    pub fn shared_was_seen(&self) -> PathBuf {
+        self.local().join("shared_was_seen")
+    }
     #[must_use]
     pub fn generated_password(&self) -> PathBuf {
         self.local().join("generated_password.txt")

@@ -15,6 +15,8 @@ use docklet_types::view::ImageView;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
+use super::share::{Hangs, Share};
+
 /// The parts of an OCI index and manifest that we need (image-spec v1.1).
 #[derive(Deserialize)]
 struct Index {
@@ -57,8 +59,8 @@ pub enum ImageError {
     Parse { path: String, source: serde_json::Error },
     #[error("{path} names no manifest with a usable digest")]
     NoManifest { path: String },
-    #[error("the work was cancelled")]
-    Cancelled,
+    #[error(transparent)]
+    Hangs(Hangs),
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +74,7 @@ struct Known {
 type Stamp = (SystemTime, u64);
 
 struct Shared {
+    share: Share,
     directory: PathBuf,
     default_image: ImageName,
     cache: Mutex<HashMap<ImageName, (Stamp, Known)>>,
@@ -175,8 +178,8 @@ impl Shared {
 
 impl Images {
     #[must_use]
-    pub fn new(paths: &Paths, default_image: ImageName) -> Self {
-        Self(Arc::new(Shared { directory: paths.images(), default_image, cache: Mutex::default() }))
+    pub fn new(paths: &Paths, default_image: ImageName, share: Share) -> Self {
+        Self(Arc::new(Shared { share, directory: paths.images(), default_image, cache: Mutex::default() }))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -184,7 +187,8 @@ impl Images {
         work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, ImageError> {
         let shared = self.0.clone();
-        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| ImageError::Cancelled)?
+        let share = shared.share.clone();
+        share.run(move || work(&shared)).await.map_err(ImageError::Hangs)?
     }
 
     /// The image as it is now, pinned by its digest.
@@ -229,7 +233,7 @@ pub(crate) mod tests {
     async fn images_are_found_and_followed() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        let images = Images::new(&paths, "base".parse().unwrap());
+        let images = Images::new(&paths, "base".parse().unwrap(), Share::default());
         assert!(images.list().await.unwrap().is_empty());
         write_layout(&paths.images(), "base", 10);
         write_layout(&paths.images(), "aaa", 10);

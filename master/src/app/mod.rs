@@ -15,6 +15,7 @@ pub mod masters;
 pub mod moves;
 pub mod nodes;
 pub mod ports;
+pub mod share;
 pub mod users;
 pub mod vclusters;
 

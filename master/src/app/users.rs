@@ -15,6 +15,7 @@ use docklet_types::time::Micros;
 use docklet_types::view::{ChangeUser, CreateUser, Role, UserView};
 
 use super::create::{FieldError, TRIES};
+use super::share::{Hangs, Share};
 use crate::auth::gate::{Gate, SignInError};
 use crate::auth::passwords::{HashError, Password, Passwords};
 use crate::auth::{Actor, Sessions};
@@ -52,6 +53,8 @@ pub enum UserError {
     Contended,
     #[error("the user's data in {path} cannot be set aside")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Hangs(Hangs),
     #[error("the store cannot take it")]
     Store(#[source] StoreError),
     #[error("the database does not answer")]
@@ -77,6 +80,7 @@ pub struct Users {
     gate: Arc<Gate>,
     sessions: Sessions,
     paths: Paths,
+    share: Share,
 }
 
 impl Users {
@@ -91,8 +95,9 @@ impl Users {
         gate: Arc<Gate>,
         sessions: Sessions,
         paths: Paths,
+        share: Share,
     ) -> Self {
-        Self { db, store, keys, view, passwords, gate, sessions, paths }
+        Self { db, store, keys, view, passwords, gate, sessions, paths, share }
     }
 
     fn show(&self, user: &User) -> UserView {
@@ -279,7 +284,8 @@ impl Users {
         let Some(home) = data.parent().map(PathBuf::from) else { return Ok(()) };
         // No user's name begins with a dot.
         let aside = home.with_file_name(format!(".removed-{}-{}", user.name, user.id));
-        match tokio::fs::rename(&home, &aside).await {
+        let (from, to) = (home.clone(), aside.clone());
+        match self.share.run(move || std::fs::rename(from, to)).await.map_err(UserError::Hangs)? {
             Ok(()) => {
                 tracing::info!(user = %user.name, to = %aside.display(), "the data of a removed user is set aside");
                 Ok(())

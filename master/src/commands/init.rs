@@ -23,7 +23,7 @@ use rand::TryRngCore as _;
 
 use super::run::{RunError, listen, open_database, runtime};
 use super::{Failure, Outcome, running, start};
-use crate::app::masters;
+use crate::app::{masters, share};
 use crate::auth::passwords::{HashError, Password, hash_now};
 use crate::etcd::{EtcdError, LocalEtcd};
 
@@ -127,6 +127,8 @@ async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
     let there = exists(config, paths).await?;
     drop(listen(config).map_err(InitError::Run)?);
     make_directories(paths)?;
+    share::mark(paths, &config.cluster_name)
+        .map_err(|source| InitError::Write { path: paths.shared_marker(), source })?;
     let etcd =
         LocalEtcd::ensure(config, paths).await.map_err(if there { InitError::Unknown } else { InitError::Etcd })?;
     let done = with_etcd(config, paths, &etcd, there).await;

@@ -12,6 +12,7 @@ use crate::app::images::ImageError;
 use crate::app::moves::MoveError;
 use crate::app::nodes::NodeError;
 use crate::app::ports::PortError;
+use crate::app::share::Hangs;
 use crate::app::users::UserError;
 use crate::app::vclusters::NoSuchVcluster;
 use crate::auth::gate::SignInError;
@@ -98,8 +99,20 @@ impl From<ChangeError> for ApiError {
     }
 }
 
+fn hangs(error: Hangs) -> ApiError {
+    ApiError::new(
+        Code::Unavailable,
+        "The directory that all hosts share does not answer, so images and users' files cannot be reached. What runs \
+         keeps running; try again in a moment, or tell an administrator.",
+    )
+    .because(error)
+}
+
 impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
+        if let ImageError::Hangs(error) = error {
+            return hangs(error);
+        }
         Self::new(
             Code::Unavailable,
             "The images cannot be read. An administrator finds the reason in the log of the master.",
@@ -247,6 +260,7 @@ impl From<UserError> for ApiError {
             UserError::Contended => contended(),
             UserError::Store(error) => store(error),
             UserError::Db(error) => error.into(),
+            UserError::Hangs(error) => hangs(error),
             error @ (UserError::Hash | UserError::Data { .. }) => Self::internal(error),
         }
     }
