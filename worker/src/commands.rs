@@ -226,7 +226,8 @@ fn execute(arguments: Arguments) -> Outcome {
         Command::ImageUnpack { name } => {
             must_be_root()?;
             let layout = paths.image_layout(&name);
-            let Some(image) = machine::image_in_store(&paths, &name) else {
+            let request = image::NewestRequest { name: name.clone(), layout: layout.clone() };
+            let Some(image) = image::newest(&request) else {
                 return Err((exit::FAILED, format!("there is no image {name}: {} has no index", layout.display())));
             };
             image::unpack_image(&layout, &image.digest, &paths.unpacked_images()).map_err(failed)?;

@@ -1,12 +1,10 @@
 //! What the host report says of the machine itself.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use docklet_types::host::{Capacity, Check, CheckOutcome, HostReport};
-use docklet_types::image::{Digest, ImageRef};
-use docklet_types::name::{HostName, ImageName};
+use docklet_types::name::HostName;
 use docklet_types::paths::Paths;
 use docklet_types::report::Reason;
 use docklet_types::time::Micros;
@@ -52,26 +50,4 @@ pub(crate) fn failure(checks: &[Check]) -> Option<Reason> {
         .collect();
     (!failed.is_empty())
         .then(|| Reason::new("host_check_failed", format!("This host cannot run nodes. {}", failed.join("; "))))
-}
-
-/// The newest version of an image in the shared store of images, if it is there.
-#[must_use]
-pub fn image_in_store(paths: &Paths, name: &ImageName) -> Option<ImageRef> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        manifests: Vec<Manifest>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Manifest {
-        digest: Digest,
-        #[serde(default)]
-        annotations: BTreeMap<String, String>,
-    }
-    let bytes = std::fs::read(paths.image_layout(name).join("index.json")).ok()?;
-    let index: Index = serde_json::from_slice(&bytes).ok()?;
-    // Older versions stay in the index, without the name.
-    let newest =
-        |m: &Manifest| m.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == name.as_str());
-    let at = index.manifests.iter().position(newest).unwrap_or(0);
-    Some(ImageRef { name: name.clone(), digest: index.manifests.into_iter().nth(at)?.digest })
 }

@@ -13,7 +13,7 @@ use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::{Digest, ImageRef};
 use docklet_types::kernel_names;
-use docklet_types::name::NodeName;
+use docklet_types::name::{ImageName, NodeName};
 use docklet_types::net::Subnet;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::{Forward, Protocol};
@@ -138,6 +138,10 @@ pub struct State {
     pub available: Option<BTreeSet<Digest>>,
     /// Objects that were left behind, for audits to find.
     pub leaked: Vec<Owned>,
+    /// The newest versions in the shared directory.
+    pub newest: BTreeMap<ImageName, Digest>,
+    /// The shared directory does not answer.
+    pub share_hangs: bool,
     pub capacity: Capacity,
     /// Ports that programs of the host listen on.
     pub own_ports: BTreeSet<(Protocol, u16)>,
@@ -150,6 +154,19 @@ pub struct State {
 }
 
 impl State {
+    fn share(&self) -> Result<()> {
+        let hangs = || HostError::new("shared_directory", "The shared directory does not answer.");
+        if self.share_hangs { Err(hangs()) } else { Ok(()) }
+    }
+
+    fn share_check(&self) -> Check {
+        let (outcome, message) = match self.share() {
+            Ok(()) => (CheckOutcome::Ok, "it answers".to_owned()),
+            Err(HostError(reason)) => (CheckOutcome::Failed, reason.message),
+        };
+        Check { name: "shared_directory".to_owned(), outcome, message }
+    }
+
     /// Drops a node of which nothing is left.
     fn forget_empty(&mut self, id: NodeId) {
         if self.nodes.get(&id).is_some_and(FakeNode::is_nothing) {
@@ -192,6 +209,8 @@ impl FakeHost {
             images: BTreeSet::new(),
             available: None,
             leaked: Vec::new(),
+            newest: BTreeMap::new(),
+            share_hangs: false,
             capacity: Capacity { cpu_millis: 64_000, memory_mib: 256 << 10, disk_mib: 1 << 20 },
             own_ports: BTreeSet::new(),
             prepared: false,
@@ -308,6 +327,12 @@ impl Images for FakeHost {
         state.images.insert(image.digest.clone());
         Ok(())
     }
+
+    async fn newest_image(&self, name: &ImageName) -> Result<Option<ImageRef>> {
+        let state = self.state();
+        state.share()?;
+        Ok(state.newest.get(name).map(|digest| ImageRef { name: name.clone(), digest: digest.clone() }))
+    }
 }
 
 #[async_trait]
@@ -393,6 +418,7 @@ impl Containers for FakeHost {
         if !state.images.contains(&node.image.digest) {
             return Err(missing_image(&node.image));
         }
+        state.share()?;
         let boot_failed =
             |what: &str| HostError::new("boot_failed", format!("Node {} could not be started: {what}.", node.name));
         if !state.vclusters.get(&vcluster.id).is_some_and(|v| v.bridge) {
@@ -443,7 +469,12 @@ impl Machine for FakeHost {
     async fn prepare(&self) -> Result<Vec<Check>> {
         self.enter(Op::Prepare, None).await?;
         self.state().prepared = true;
-        Ok(vec![Check { name: "fake".to_owned(), outcome: CheckOutcome::Ok, message: "a host in memory".to_owned() }])
+        let fake = Check { name: "fake".to_owned(), outcome: CheckOutcome::Ok, message: "a host in memory".to_owned() };
+        Ok(vec![fake, self.state().share_check()])
+    }
+
+    async fn watch(&self) -> Vec<Check> {
+        vec![self.state().share_check()]
     }
 
     async fn capacity(&self) -> Result<Capacity> {

@@ -8,6 +8,7 @@ use docklet_types::agent::{ExecOutput, Part};
 use docklet_types::host::{Capacity, Check};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
+use docklet_types::name::ImageName;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::Forward;
 use docklet_types::report::Reason;
@@ -62,6 +63,8 @@ pub type Result<T> = std::result::Result<T, HostError>;
 pub trait Images: Send + Sync {
     /// Unpacks the image where it is not yet; concurrent calls for one image do the work once.
     async fn ensure_image(&self, image: &ImageRef) -> Result<()>;
+    /// The newest version of an image in the shared directory, if it is there.
+    async fn newest_image(&self, name: &ImageName) -> Result<Option<ImageRef>>;
 }
 
 /// What nodes write.
@@ -131,6 +134,9 @@ pub trait Machine: Send + Sync {
     /// Checks kernel features and sets what nodes need: sysctls, id ranges, the `unreachable` route, the pool, the
     /// packet filter's base. Safe to run again while nodes run. Every finding is in the list; a failed check is no error.
     async fn prepare(&self) -> Result<Vec<Check>>;
+    /// The checks of [`Machine::prepare`] whose outcome may change while nodes run. Changes nothing, and answers within
+    /// seconds even where what it looks at hangs.
+    async fn watch(&self) -> Vec<Check>;
     async fn capacity(&self) -> Result<Capacity>;
     /// Where other hosts reach this one; `None` where it has no way out.
     fn address(&self) -> Option<Ipv4Addr>;

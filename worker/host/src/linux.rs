@@ -26,6 +26,7 @@ mod proc;
 mod publish;
 mod rootfs;
 mod run;
+mod share;
 mod shell;
 mod survey;
 mod sys;
@@ -36,6 +37,7 @@ use docklet_types::config::Config;
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
 use docklet_types::kernel_names;
+use docklet_types::name::ImageName;
 use docklet_types::net::Subnet;
 use docklet_types::paths::Paths;
 use docklet_types::plan::{NodePlan, VclusterPlan};
@@ -71,6 +73,7 @@ struct Inner {
     paths: Paths,
     cluster_net: Subnet,
     network_device: Option<String>,
+    share: share::Share,
     images: image::ImageStore,
     pool: pool::Pool,
     firewall: nft::Firewall,
@@ -117,6 +120,7 @@ impl LinuxHost {
         let inner = Inner {
             cluster_net: config.cluster_net,
             network_device: config.network_device.clone(),
+            share: share::Share::new(&paths, config.cluster_name.clone()),
             images: image::ImageStore::new(paths.clone()),
             pool: pool::Pool::new(paths.clone(), config.storage.clone(), config.diskpool_mib, table),
             firewall: nft::Firewall::new(base),
@@ -202,22 +206,6 @@ impl Inner {
         Ok(state)
     }
 
-    /// The user's data, `~/nfs` in each node. Never changed once it is there.
-    fn make_user_data(&self, node: &NodePlan) -> io::Result<PathBuf> {
-        let data = self.paths.user_data(&node.owner);
-        if !data.is_dir() {
-            let parent = data.parent().unwrap_or(Path::new("/"));
-            private_directory(parent)?;
-            match fs::DirBuilder::new().mode(0o700).create(&data) {
-                // Another host was quicker.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e),
-                Ok(()) => std::os::unix::fs::chown(&data, Some(node.range.first_id()), Some(node.range.first_id()))?,
-            }
-        }
-        Ok(data)
-    }
-
     /// Every host-side file of a node but its disk.
     fn remove_files(&self, id: NodeId) -> io::Result<()> {
         let container = kernel_names::container(id);
@@ -239,7 +227,13 @@ impl Inner {
 #[async_trait]
 impl Images for LinuxHost {
     async fn ensure_image(&self, image: &ImageRef) -> Result<()> {
-        self.inner.images.ensure(image).await
+        let Inner { images, share, .. } = &*self.inner;
+        images.ensure(image, &self.program, share).await
+    }
+
+    async fn newest_image(&self, name: &ImageName) -> Result<Option<ImageRef>> {
+        let Inner { images, share, .. } = &*self.inner;
+        images.newest(name, &self.program, share).await
     }
 }
 

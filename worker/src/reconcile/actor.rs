@@ -142,6 +142,7 @@ impl Loop {
         self.begin().await;
         started.send_replace(true);
         self.prefetch();
+        self.watch_host();
         let mut plans_changed = self.plans.subscribe();
         let mut look = tokio::time::interval(self.settings.timing.look_every);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -207,6 +208,7 @@ impl Loop {
             Event::InitEnded { id, pid, log } => self.init_ended(id, pid, log),
             Event::Looked { began, seen } => self.looked(began, seen),
             Event::Checked(checks, capacity) => self.checked(checks, capacity),
+            Event::Watched(checks) => self.watched(checks),
             Event::Saved(version) => {
                 self.ledger_saving = false;
                 self.ledger_saved.send_replace(version);

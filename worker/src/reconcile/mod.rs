@@ -97,7 +97,9 @@ enum Event {
         began: u64,
         seen: Result<Observed, HostError>,
     },
-    Checked(Vec<Check>, Option<Capacity>),
+    /// Without checks where only the capacity was looked at.
+    Checked(Option<Vec<Check>>, Option<Capacity>),
+    Watched(Vec<Check>),
     Saved(u64),
     /// Of a host that was given up for lost; whether nothing of it is left.
     NodeCleared(NodeId, bool),

@@ -15,6 +15,8 @@ use super::task::Context;
 use crate::ledger::{Ledger, NodeRecord};
 use crate::machine;
 
+/// Troubles of nodes that end with the host's.
+const HOSTS_OWN: [&str; 2] = ["host_check_failed", "shared_directory"];
 /// Changes of plans come in crowds; the local copy is written this long after the first.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -73,15 +75,13 @@ impl Loop {
     /// The default image is unpacked before anybody asks, so that the first vcluster is as fast as the second; a newer
     /// version likewise, once there is one.
     pub(super) fn prefetch(&mut self) {
-        let (context, paths, name) =
-            (self.context.clone(), self.settings.paths.clone(), self.settings.default_image.clone());
+        let (context, name) = (self.context.clone(), self.settings.default_image.clone());
         let every = self.settings.timing.look_every;
         self.tasks.spawn(async move {
             let mut unpacked = None;
             loop {
-                // The store of images may be a shared file system that hangs: then this thread does, and nothing else.
-                let (paths, wanted) = (paths.clone(), name.clone());
-                let found = tokio::task::spawn_blocking(move || machine::image_in_store(&paths, &wanted)).await.ok().flatten();
+                // Where it cannot be told, a check of the host says why.
+                let found = context.host.newest_image(&name).await.ok().flatten();
                 if let Some(image) = found.filter(|image| unpacked.as_ref() != Some(image)) {
                     match context.host.ensure_image(&image).await {
                         Ok(()) => tracing::info!(image = %image.name, digest = %image.digest, "the default image is unpacked"),
@@ -94,6 +94,28 @@ impl Loop {
         });
     }
 
+    /// What may fail while nodes run, such as the shared directory, is looked at more often than the rest.
+    pub(super) fn watch_host(&mut self) {
+        let (context, every) = (self.context.clone(), self.settings.timing.look_every / 6);
+        self.tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                context.tell(Event::Watched(context.host.watch().await));
+            }
+        });
+    }
+
+    pub(super) fn watched(&mut self, watched: Vec<Check>) {
+        let mut checks = self.checks.clone();
+        for check in watched {
+            match checks.iter_mut().find(|c| c.name == check.name) {
+                Some(known) => *known = check,
+                None => checks.push(check),
+            }
+        }
+        self.judge(checks, None);
+    }
+
     /// Once in a while everything: whatever was missed is noticed here.
     pub(super) fn look_at_everything(&mut self) {
         self.look();
@@ -101,11 +123,10 @@ impl Loop {
             self.checking = true;
             let context = self.context.clone();
             let unfit = self.unfit.is_some();
-            let before = self.checks.clone();
             self.tasks.spawn(async move {
                 // What is well stays well while nodes run; what was not may have been mended.
                 let (checks, capacity) =
-                    if unfit { check(&context).await } else { (before, context.host.capacity().await.ok()) };
+                    if unfit { check(&context).await } else { (None, context.host.capacity().await.ok()) };
                 context.tell(Event::Checked(checks, capacity));
             });
         }
@@ -219,8 +240,13 @@ impl Loop {
         }
     }
 
-    pub(super) fn checked(&mut self, checks: Vec<Check>, capacity: Option<Capacity>) {
+    /// `checks` is nothing where they were not made again.
+    pub(super) fn checked(&mut self, checks: Option<Vec<Check>>, capacity: Option<Capacity>) {
         self.checking = false;
+        self.judge(checks.unwrap_or_else(|| self.checks.clone()), capacity);
+    }
+
+    fn judge(&mut self, checks: Vec<Check>, capacity: Option<Capacity>) {
         for check in checks.iter().filter(|c| !self.checks.contains(c)) {
             match check.outcome {
                 CheckOutcome::Ok => tracing::debug!(check = check.name, "{}", check.message),
@@ -230,9 +256,9 @@ impl Loop {
         }
         let was_unfit = self.unfit.take().is_some();
         self.unfit = machine::failure(&checks);
-        if was_unfit && self.unfit.is_none() {
+        if self.unfit.is_none() {
             for (id, node) in &mut self.nodes {
-                if node.history.trouble.as_ref().is_some_and(|t| t.reason.code == "host_check_failed") {
+                if node.history.trouble.as_ref().is_some_and(|t| HOSTS_OWN.contains(&t.reason.code.as_str())) {
                     node.history.trouble = None;
                     self.dirty_nodes.insert(*id);
                 }
@@ -339,7 +365,7 @@ impl Loop {
     }
 }
 
-async fn check(context: &Context) -> (Vec<Check>, Option<Capacity>) {
+async fn check(context: &Context) -> (Option<Vec<Check>>, Option<Capacity>) {
     let checks = match context.host.prepare().await {
         Ok(checks) => checks,
         Err(HostError(reason)) => {
@@ -353,5 +379,5 @@ async fn check(context: &Context) -> (Vec<Check>, Option<Capacity>) {
             None
         }
     };
-    (checks, capacity)
+    (Some(checks), capacity)
 }

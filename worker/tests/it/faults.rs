@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use docklet_store::Store;
+use docklet_store::keys::Key;
+use docklet_types::host::{CheckOutcome, HostReport};
 use docklet_types::report::NodeState;
 use docklet_types::spec::Wanted;
 use docklet_worker_host::fake::Op;
@@ -172,6 +175,32 @@ async fn a_host_that_fails_its_check_says_so_and_heals() {
     assert_eq!(site.host.calls(Op::Start), 0);
     site.host.set_unfit(false);
     site.reaches(1, NodeState::Ready, 1).await;
+}
+
+#[tokio::test]
+async fn a_shared_directory_that_hangs_is_reported_and_what_waited_for_it_goes_on() {
+    let site = Site::new();
+    let _worker = site.worker();
+    site.plan(1, Wanted::Running, 1).await;
+    site.reaches(1, NodeState::Ready, 1).await;
+    let pid = site.host.pid(node_id(1));
+    site.host.fake.state().share_hangs = true;
+    let failed = || async {
+        let entry = site.store.get(&site.keys.write(&Key::Host(site.name.clone()))).await.unwrap().unwrap();
+        let report: HostReport = serde_json::from_slice(&entry.value).unwrap();
+        report.checks.iter().any(|c| c.name == "shared_directory" && c.outcome == CheckOutcome::Failed)
+    };
+    eventually("it is reported", &failed).await;
+    site.plan(2, Wanted::Running, 2).await;
+    let report = site.reaches(2, NodeState::Failed, 2).await;
+    assert!(report.reason.unwrap().message.contains("shared_directory"));
+    // What runs goes on, and can be stopped.
+    assert_eq!(site.host.pid(node_id(1)), pid);
+    site.plan_node(&node(1, Wanted::Stopped, 3)).await;
+    site.reaches(1, NodeState::Stopped, 3).await;
+    site.host.fake.state().share_hangs = false;
+    site.reaches(2, NodeState::Ready, 2).await;
+    assert!(!failed().await);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use docklet_types::agent::{ExecOutput, Part};
 use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
+use docklet_types::name::ImageName;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::Forward;
 use docklet_worker_host::fake::{FakeHost, Op};
@@ -146,6 +147,10 @@ impl Images for TestHost {
         self.pass(Op::EnsureImage).await;
         done
     }
+
+    async fn newest_image(&self, name: &ImageName) -> Result<Option<ImageRef>> {
+        self.fake.newest_image(name).await
+    }
 }
 
 #[async_trait]
@@ -265,6 +270,9 @@ impl Machine for TestHost {
             return Ok(vec![Check { name: "idmapped_mounts".to_owned(), outcome: CheckOutcome::Failed, message }]);
         }
         self.fake.prepare().await
+    }
+    async fn watch(&self) -> Vec<Check> {
+        self.fake.watch().await
     }
     async fn capacity(&self) -> Result<Capacity> {
         self.fake.capacity().await

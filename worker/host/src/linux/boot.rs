@@ -24,6 +24,7 @@ use super::container::{self, HostFacts, StartRequest};
 use super::proc::{self, Process};
 use super::rootfs::Rootfs;
 use super::run::{self, Run, State};
+use super::share::Home;
 use super::{Inner, LinuxHost, access, apparmor, cgroup, helper, network, sys};
 use crate::reason::failed;
 use crate::{Containers, HostError, Result};
@@ -32,6 +33,8 @@ use crate::{Containers, HostError, Result};
 const START: Duration = Duration::from_secs(30);
 /// How long the monitor may take to clean up after init has ended, before the worker does it.
 const CLEAN_UP: Duration = Duration::from_secs(5);
+/// How long what was killed may take to end. Only what sleeps in the kernel takes longer.
+const KILLED: Duration = Duration::from_secs(20);
 /// How long an open shell may take to end before the node is asked to.
 const HANG_UP: Duration = Duration::from_millis(500);
 /// How often sshd is looked for once init is up.
@@ -92,7 +95,6 @@ impl LinuxHost {
         let layers = self.inner.images.layers(&node.image)?;
         let what = format!("Node {} could not be started", node.name);
         let state = self.inner.make_state(node).map_err(|e| failed("boot_failed", &what, &e))?;
-        let data = self.inner.make_user_data(node).map_err(|e| failed("boot_failed", &what, &e))?;
         let bridge_mtu = std::fs::read_to_string(format!("/sys/class/net/{}/mtu", kernel_names::bridge(vcluster.id)));
         let facts = HostFacts {
             seccomp: &paths.lxc().join("node.seccomp"),
@@ -112,7 +114,7 @@ impl LinuxHost {
                 first_id: node.range.first_id(),
                 notify: state.join("notify"),
                 hosts: paths.vcluster_state(vcluster.id).join("hosts"),
-                data: Some(data),
+                data: Some(paths.user_data(&node.owner)),
             },
             config: container::config(node, vcluster, &facts),
             state: state.clone(),
@@ -146,7 +148,10 @@ impl LinuxHost {
                 let _ = timeout(grace, end_of_process(run.init)).await;
             }
             signal(libc::SIGKILL)?;
-            end_of(init).await;
+            if timeout(KILLED, end_of(init)).await.is_err() {
+                let text = "a process of it does not end; it may wait for the shared directory (~/nfs)";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
         }
         self.bring_monitor_down(run.monitor).await
     }
@@ -224,6 +229,8 @@ impl Containers for LinuxHost {
         if run::look(&self.state(node.id)) == State::Unclear {
             self.clear_half_started(node.id).await.map_err(|e| failed("boot_failed", &what, &e))?;
         }
+        let home = Home { data: self.inner.paths.user_data(&node.owner), owner: node.range.first_id() };
+        self.inner.share.home(&self.program, home).await?;
         let request = self.start_request(node, vcluster)?;
         let socket =
             bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
@@ -237,6 +244,8 @@ impl Containers for LinuxHost {
             Ok(run) => Ok(run.init.pid),
             Err(e) => {
                 self.inner.reports.lock().remove(&node.id);
+                // The helper binds the user's data: where that hangs, so did the helper.
+                self.inner.share.answers(&self.program).await?;
                 Err(e)
             }
         }

@@ -13,7 +13,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{container, exec, machine, shell};
+use super::{container, exec, image, machine, share, shell};
 use crate::HostError;
 
 /// What a helper answers.
@@ -37,11 +37,14 @@ pub fn main(op: &str) -> ExitCode {
         }),
         "exec" => serve(&input, exec::run),
         "probe" => serve(&input, |request: machine::ProbeRequest| Ok(machine::probe(&request))),
+        "share" => serve(&input, |request: share::ShareRequest| share::look(&request)),
+        "unpack" => serve(&input, |request: image::UnpackRequest| image::unpack(&request)),
+        "newest" => serve(&input, |request: image::NewestRequest| Ok(image::newest(&request))),
         // Answers by itself: the holder lives on in a child.
         "terminal" => serve(&input, shell::hold),
         _ => {
             eprintln!(
-                "there is no helper {op:?}; there are start, exec, terminal and probe. Docklet's worker runs them, people do not."
+                "there is no helper {op:?}; there are start, exec, terminal, probe, share, unpack and newest. Docklet's worker runs them, people do not."
             );
             return ExitCode::from(2);
         }

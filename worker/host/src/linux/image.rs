@@ -12,15 +12,21 @@ mod unpack;
 pub use pack::{PackError, pack, pack_over};
 
 use docklet_types::image::{Digest, ImageRef};
+use docklet_types::name::ImageName;
 use docklet_types::paths::Paths;
+use docklet_types::report::Reason;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 
+use super::helper;
+use super::share::Share;
 use crate::reason::failed;
 use crate::{HostError, Result};
 
@@ -63,6 +69,64 @@ impl<T, E: Into<io::Error>> Attempt<T> for std::result::Result<T, E> {
     }
 }
 
+/// An image may take this long to be unpacked.
+const UNPACK: Duration = Duration::from_secs(3600);
+/// Reading an index takes no time.
+const READ: Duration = Duration::from_secs(30);
+
+/// Asks the helper to unpack a version of an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnpackRequest {
+    pub image: ImageRef,
+    pub layout: PathBuf,
+    pub root: PathBuf,
+}
+
+/// Asks the helper for the newest version of an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewestRequest {
+    pub name: ImageName,
+    pub layout: PathBuf,
+}
+
+/// Runs in the helper.
+pub fn unpack(request: &UnpackRequest) -> std::result::Result<(), Reason> {
+    let name = &request.image.name;
+    unpack_image(&request.layout, &request.image.digest, &request.root).map_err(|e| {
+        let said = match e {
+            ImageError::NoLayout(_) | ImageError::NoVersion(_) => {
+                failed("image_missing", &format!("Image {name} is not available on this host"), &e)
+            }
+            e => failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e),
+        };
+        said.0
+    })
+}
+
+/// The newest version in a layout, if it is one.
+#[must_use]
+pub fn newest(request: &NewestRequest) -> Option<ImageRef> {
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<Manifest>,
+    }
+    #[derive(Deserialize)]
+    struct Manifest {
+        digest: Digest,
+        #[serde(default)]
+        annotations: HashMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(&fs::read(request.layout.join("index.json")).ok()?).ok()?;
+    let name = &request.name;
+    // Older versions stay in the index, without the name.
+    let newest =
+        |m: &Manifest| m.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == name.as_str());
+    let at = index.manifests.iter().position(newest).unwrap_or(0);
+    Some(ImageRef { name: name.clone(), digest: index.manifests.into_iter().nth(at)?.digest })
+}
+
 /// The unpacked images of this host.
 pub struct ImageStore {
     paths: Paths,
@@ -76,23 +140,27 @@ impl ImageStore {
     }
 
     /// Unpacks the image where it is not yet.
-    pub async fn ensure(&self, image: &ImageRef) -> Result<()> {
+    pub async fn ensure(&self, image: &ImageRef, program: &Path, share: &Share) -> Result<()> {
         let lock = Arc::clone(self.busy.lock().entry(image.digest.clone()).or_default());
         let _alone = lock.lock().await;
-        let (paths, image) = (self.paths.clone(), image.clone());
-        let name = image.name.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let layout = paths.image_layout(&image.name);
-            unpack_image(&layout, &image.digest, &paths.unpacked_images())
-        });
-        match done.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e @ (ImageError::NoLayout(_) | ImageError::NoVersion(_)))) => {
-                Err(failed("image_missing", &format!("Image {name} is not available on this host"), &e))
-            }
-            Ok(Err(e)) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
-            Err(e) => Err(failed("image_unpack_failed", &format!("Image {name} could not be unpacked"), &e)),
+        // What is unpacked needs nothing of the shared directory.
+        if layers(&self.paths.unpacked_images(), &image.digest).is_some() {
+            return Ok(());
         }
+        let request = UnpackRequest {
+            image: image.clone(),
+            layout: self.paths.image_layout(&image.name),
+            root: self.paths.unpacked_images(),
+        };
+        let unpacking = helper::call(program, "unpack", "docklet-unpack", &request, UNPACK);
+        share.while_it_answers(program, unpacking).await
+    }
+
+    /// The newest version of an image in the shared directory.
+    pub async fn newest(&self, name: &ImageName, program: &Path, share: &Share) -> Result<Option<ImageRef>> {
+        let request = NewestRequest { name: name.clone(), layout: self.paths.image_layout(name) };
+        let reading = helper::call(program, "newest", "docklet-newest", &request, READ);
+        share.while_it_answers(program, reading).await
     }
 
     /// The unpacked layers of an image, lowest first.

@@ -33,6 +33,7 @@ impl LinuxHost {
         checks.push(self.directories());
         checks.push(self.blocking(|_| apparmor::load()).await?);
         checks.push(self.pool().await?);
+        checks.push(self.inner.share.check(&self.program).await);
         checks.push(self.probe().await);
         checks.push(match network::ensure_unreachable(self.inner.cluster_net).await {
             Ok(()) => machine::ok("route", format!("{} cannot leave the host", self.inner.cluster_net)),
@@ -156,6 +157,10 @@ impl LinuxHost {
 impl Machine for LinuxHost {
     async fn prepare(&self) -> Result<Vec<Check>> {
         self.checks().await
+    }
+
+    async fn watch(&self) -> Vec<Check> {
+        vec![self.inner.share.check(&self.program).await]
     }
 
     fn address(&self) -> Option<Ipv4Addr> {

@@ -48,6 +48,7 @@ pub async fn world_with(image: impl FnOnce(&Paths) -> ImageRef, storage: &str) -
     let config = Config::parse(&text, []).unwrap();
     let paths = Paths::new(&prefix);
     let image = image(&paths);
+    crate::share::mark(&paths, config.cluster_name.as_str());
     let make = {
         let (config, paths) = (config.clone(), paths.clone());
         move || {

@@ -17,4 +17,5 @@ mod isolation;
 mod linux;
 mod moves;
 mod published;
+mod share;
 mod world;
