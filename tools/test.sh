@@ -69,7 +69,7 @@ test_end_to_end() {
 # What happens between hosts, each in a network namespace of its own.
 test_hosts() {
   node_modules tools/e2e
-  (cd tools/e2e && node run.mjs two-hosts)
+  (cd tools/e2e && node run.mjs two-hosts shared-files)
 }
 
 # The main job in a browser, Jupyter included.
