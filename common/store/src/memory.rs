@@ -19,6 +19,7 @@ struct State {
     leases: BTreeMap<i64, (Duration, Instant)>,
     next_lease: i64,
     down: bool,
+    down_after_commit: bool,
 }
 
 impl State {
@@ -93,6 +94,11 @@ impl MemoryStore {
         self.changed.send_replace(());
     }
 
+    /// The next transaction is committed, but nobody hears of it: the store is down from then on.
+    pub fn go_down_after_commit(&self) {
+        self.state.lock().down_after_commit = true;
+    }
+
     /// Forgets past changes, as etcd's compaction does: watches from before now end.
     pub fn compact(&self) {
         let mut state = self.state.lock();
@@ -141,11 +147,15 @@ impl Store for MemoryStore {
                 }
             });
             if !holds {
-                return Outcome::Conflict;
+                return Ok(Outcome::Conflict);
             }
             s.write(txn.writes);
-            Outcome::Committed { revision: s.revision() }
-        })
+            s.down = std::mem::take(&mut s.down_after_commit);
+            if s.down {
+                return Err(StoreError::Unavailable { action: "commit a transaction", source: None });
+            }
+            Ok(Outcome::Committed { revision: s.revision() })
+        })?
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>> {

@@ -233,7 +233,10 @@ impl Vclusters {
                 }
                 Ok(Outcome::Conflict) => {}
                 Err(error) => {
-                    self.history.forget(draft.operation).await;
+                    // It may have been written: the history's observer finds out.
+                    if !error.is_unavailable() {
+                        self.history.forget(draft.operation).await;
+                    }
                     return Err(CreateError::Store(error));
                 }
             }

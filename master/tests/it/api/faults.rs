@@ -40,6 +40,23 @@ async fn without_the_store_reads_work_and_changes_say_when_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_create_whose_answer_the_store_lost_is_in_the_history() {
+    let site = site().await;
+    let ada = site.sign_in("ada").await;
+    site.store.go_down_after_commit();
+    ada.create("demo", 1).await.problem(503, "unavailable");
+    site.store.set_down(false);
+    eventually("it was written all the same, and has a beginning and an end", || async {
+        let answer = ada.get("/api/v1/vclusters/demo/operations").await;
+        answer.status == 200 && {
+            let history: Vec<OperationView> = answer.ok(200);
+            history.len() == 1 && history[0].action == "create" && history[0].outcome == "done"
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_cut_off_is_said_to_be() {
     let site = site().await;
     let (root, ada) = (site.sign_in("root").await, site.sign_in("ada").await);
