@@ -54,12 +54,17 @@ impl<V: View> Mirror<V> {
 
     /// Begins with the view as given and lists as soon as the store answers.
     pub fn start_cold(store: Arc<dyn Store>, prefix: String, view: V) -> Self {
+        Self::start_listing_every(RELIST, store, prefix, view)
+    }
+
+    /// The same with another time between lists than a minute.
+    pub fn start_listing_every(relist: Duration, store: Arc<dyn Store>, prefix: String, view: V) -> Self {
         let shared = Arc::new(Shared {
             view: RwLock::new(view),
             revision: signal::Sender::new(0),
             live: AtomicBool::new(false),
         });
-        let task = tokio::spawn(follow(store, prefix, shared.clone()));
+        let task = tokio::spawn(follow(relist, store, prefix, shared.clone()));
         Self { shared, task }
     }
 
@@ -102,15 +107,15 @@ impl<V: View> Mirror<V> {
     }
 }
 
-async fn follow<V: View>(store: Arc<dyn Store>, prefix: String, shared: Arc<Shared<V>>) {
+async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String, shared: Arc<Shared<V>>) {
     let mut pause = Duration::from_millis(50);
     loop {
         match list_and_watch(store.as_ref(), &prefix, &shared).await {
             Ok(mut watch) => {
                 pause = Duration::from_millis(50);
-                let relist = tokio::time::Instant::now() + RELIST;
+                let until = tokio::time::Instant::now() + relist;
                 loop {
-                    match tokio::time::timeout_at(relist, watch.next()).await {
+                    match tokio::time::timeout_at(until, watch.next()).await {
                         Ok(Ok(events)) => apply(&shared, &events),
                         Ok(Err(error)) => {
                             tracing::debug!(prefix, %error, "listing again");

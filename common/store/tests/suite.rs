@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use async_trait::async_trait;
 use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::held::Held;
 use docklet_store::memory::MemoryStore;
 use docklet_store::mirror::{Mirror, View};
-use docklet_store::{Compare, Event, Outcome, Store, StoreError, Txn, Write};
+use docklet_store::{Compare, Entry, Event, LeaseId, Listing, Outcome, Store, StoreError, Txn, Watch, Write};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -73,6 +75,21 @@ impl Etcd {
         EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], identity: None })
             .await
             .unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap().success());
+    }
+
+    fn compact(&self, revision: i64) {
+        let endpoint = format!("--endpoints=http://127.0.0.1:{}", self.port);
+        let status = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([&endpoint, "compaction", &revision.to_string()])
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.expect("etcdctl can be started (Debian's package etcd-client)").success());
     }
 
     fn restart(&mut self) {
@@ -241,9 +258,9 @@ async fn a_mirror_follows(store: Arc<dyn Store>) {
 }
 
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "in 10 s it did not happen that {what}");
+        assert!(tokio::time::Instant::now() < deadline, "in 30 s it did not happen that {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -272,4 +289,121 @@ async fn a_mirror_survives_an_outage_and_compaction() {
     committed(&*store, Txn::new().delete("/m/gone")).await;
     memory.compact();
     eventually("what went meanwhile is noticed", async || mirror.read(|c| c.0.is_empty())).await;
+}
+
+/// A store whose watches lie: they swallow batches, tell them twice, and end, at random.
+struct Unreliable {
+    inner: Arc<dyn Store>,
+    state: Arc<Mutex<u64>>,
+}
+
+/// A number below `n`: splitmix64, so that a seed repeats a run.
+fn random(state: &Mutex<u64>, n: u64) -> u64 {
+    let mut state = state.lock();
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) % n
+}
+
+struct UnreliableWatch {
+    inner: Box<dyn Watch>,
+    again: Option<Vec<Event>>,
+    state: Arc<Mutex<u64>>,
+}
+
+#[async_trait]
+impl Watch for UnreliableWatch {
+    async fn next(&mut self) -> Result<Vec<Event>, StoreError> {
+        if let Some(events) = self.again.take() {
+            return Ok(events);
+        }
+        loop {
+            let events = self.inner.next().await?;
+            match random(&self.state, 10) {
+                0..=2 => {}
+                3..=5 => {
+                    self.again = Some(events.clone());
+                    return Ok(events);
+                }
+                6 => return Err(StoreError::WatchEnded),
+                _ => return Ok(events),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Unreliable {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.inner.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.inner.list(prefix).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.inner.txn(txn).await
+    }
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>, StoreError> {
+        let inner = self.inner.watch(prefix, revision).await?;
+        Ok(Box::new(UnreliableWatch { inner, again: None, state: self.state.clone() }))
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+}
+
+/// The copy is right again after the time between two lists, whatever the watches kept to themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_survives_watches_that_swallow_repeat_and_end() {
+    const RELIST: Duration = Duration::from_millis(300);
+    let one = async |seed| {
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let state = Arc::new(Mutex::new(seed));
+        let store: Arc<dyn Store> = Arc::new(Unreliable { inner: memory.clone(), state: state.clone() });
+        let mirror = Mirror::start_listing_every(RELIST, store, "/m/".into(), Copy::default());
+        for n in 0..300 {
+            let key = format!("/m/{}", random(&state, 12));
+            let txn = if random(&state, 3) == 0 { Txn::new().delete(key) } else { put(&key, &format!("{n}")) };
+            committed(&*memory, txn).await;
+            if random(&state, 4) == 0 {
+                tokio::time::sleep(Duration::from_millis(random(&state, 10))).await;
+            }
+        }
+        let entries = memory.list("/m/").await.unwrap().entries;
+        let truth: BTreeMap<_, _> = entries.into_iter().map(|e| (e.key, e.value)).collect();
+        eventually(&format!("the copy is right (seed {seed})"), async || mirror.read(|copy| copy.0 == truth)).await;
+    };
+    futures::future::join_all((0..40).map(one)).await;
+}
+
+/// What a watch would have told is compacted away while nobody watches, and the member is another process afterwards.
+#[tokio::test]
+async fn a_mirror_survives_compaction_while_etcd_is_away() {
+    let (mut etcd, store) = Etcd::start().await;
+    let store: Arc<dyn Store> = Arc::new(store);
+    committed(&*store, put("/m/gone", "a")).await;
+    committed(&*store, put("/m/changed", "a")).await;
+    let mirror = Mirror::start(store.clone(), "/m/".into(), Copy::default()).await.unwrap();
+    // The process stands still: the connection stays, and nothing comes.
+    etcd.signal("STOP");
+    eventually("the mirror knows that it is behind", async || !mirror.is_live()).await;
+    etcd.signal("CONT");
+    etcd.restart();
+    let other = etcd.connect().await;
+    eventually("a write succeeds", async || other.txn(Txn::new().delete("/m/gone")).await.is_ok()).await;
+    let revision = committed(&other, put("/m/changed", "b")).await;
+    etcd.compact(revision);
+    let truth = BTreeMap::from([("/m/changed".to_owned(), b"b".to_vec())]);
+    eventually("what went meanwhile is noticed", async || mirror.read(|copy| copy.0 == truth)).await;
+    // And it follows again.
+    committed(&other, put("/m/after", "c")).await;
+    eventually("it follows", async || mirror.read(|copy| copy.0.contains_key("/m/after"))).await;
 }
