@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use docklet_daemon::fail;
 use docklet_types::name::HostName;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,9 @@ impl Ledger {
             let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             out.write_all(&serde_json::to_vec(self)?)?;
             out.sync_all()?;
+            fail::before("ledger");
             fs::rename(&new, &file)?;
+            fail::after("ledger");
             fs::File::open(directory)?.sync_all()
         };
         write().map_err(|source| LedgerError::Write { file, source })

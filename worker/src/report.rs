@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use docklet_daemon::fail;
 use docklet_store::{Entry, Store, Txn, Write};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -189,7 +190,9 @@ async fn send_for_ever(store: Arc<dyn Store>, shared: Arc<Shared>) {
                 None => Write::Delete { key: key.clone() },
             })
             .collect();
+        fail::before("report");
         let sent = store.txn(Txn { compares: Vec::new(), writes }).await;
+        fail::after("report");
         let failed = sent.err();
         {
             let mut state = shared.state.lock();

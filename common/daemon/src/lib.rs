@@ -6,6 +6,7 @@
 //! it says so through the [`Ready`] it got, and keeps that for as long as it runs. Works with and without systemd.
 
 pub mod config;
+pub mod fail;
 mod lock;
 pub mod log;
 mod process;

@@ -3,6 +3,7 @@
 //! Each is a function from the spec as it is to the spec as it shall be; one loop reads, applies it and writes, comparing
 //! revisions. What is already as asked for is answered and not written again.
 
+use docklet_daemon::fail;
 use docklet_master_db::DbError;
 use docklet_master_plan::admit::{self, Refusal};
 use docklet_master_plan::cluster::Cluster;
@@ -105,8 +106,10 @@ impl Vclusters {
             let txn = self.transaction(&spec, &present).map_err(ChangeError::Store)?;
             self.history.settle(present.spec.operation).await;
             self.note(actor, &spec, action.as_str()).await.map_err(ChangeError::Db)?;
+            fail::before("change");
             match self.store.txn(txn).await {
                 Ok(Outcome::Committed { revision }) => {
+                    fail::after("change");
                     self.history.supersede(present.spec.operation).await;
                     self.view.reached(revision).await;
                     tracing::info!(vcluster = %id, owner = %owner, name = %name, action = action.as_str(), actor = %actor, "a change was asked for");

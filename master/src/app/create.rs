@@ -1,5 +1,6 @@
 //! A new vcluster: parsed, admitted, written in one transaction.
 
+use docklet_daemon::fail;
 use docklet_master_db::DbError;
 use docklet_master_db::operations::NewOperation;
 use docklet_master_db::users::User;
@@ -223,8 +224,10 @@ impl Vclusters {
                 self.note(actor, &spec, "create").await.map_err(CreateError::Db)?;
                 noted = true;
             }
+            fail::before("create");
             match self.commit_new(txn, draft.id).await {
                 Ok(Outcome::Committed { revision }) => {
+                    fail::after("create");
                     self.view.reached(revision).await;
                     tracing::info!(vcluster = %spec.id, owner = %owner, name = %spec.name, nodes = spec.nodes.len(), actor = %actor, "create was asked for");
                     return Ok(self

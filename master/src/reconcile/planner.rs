@@ -2,6 +2,7 @@
 //!
 //! It takes no input and remembers nothing. On a conflict it plans again, so that several masters may run it at once.
 
+use docklet_daemon::fail;
 use docklet_master_plan::place::Policy;
 use docklet_master_plan::plan::{Decision, Planned, plan};
 use docklet_store::keys::{Key, Keys};
@@ -72,8 +73,10 @@ impl Planner {
         }
         let count = planned.decisions.len();
         let txn = self.transaction(id, planned)?;
+        fail::before("plan");
         match self.store.txn(txn).await? {
             Outcome::Committed { revision } => {
+                fail::after("plan");
                 tracing::debug!(vcluster = %id, writes = count, revision, "planned");
                 self.view.reached(revision).await;
                 Ok(Committed::Done)

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use docklet_daemon::fail;
 use docklet_types::id::NodeId;
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::Forward;
@@ -149,6 +150,8 @@ async fn act(
     };
     let (id, host, plan) = (task.plan.id, &context.host, &task.plan);
     let step = StepClock::start(context, id, action.step());
+    let name = action.step().to_string();
+    fail::before(&name);
     match action {
         NodeAction::Image => {
             // On its own, so that a deletion need not wait for the unpacking and other nodes still get it.
@@ -223,6 +226,7 @@ async fn act(
             *observed = NOTHING;
         }
     }
+    fail::after(&name);
     drop(step);
     Ok(())
 }
@@ -298,7 +302,9 @@ async fn ensure_vcluster(host: &dyn Host, plan: &VclusterPlan, gate: &Gate) -> R
     {
         return Ok(refused.clone());
     }
+    fail::before("vcluster");
     let refused = host.ensure_vcluster(plan).await?;
+    fail::after("vcluster");
     *applied = Some((plan.generation, refused.clone()));
     Ok(refused)
 }
@@ -308,7 +314,9 @@ pub(super) async fn run_vcluster(context: Arc<Context>, plan: Arc<VclusterPlan>,
         let _permit = context.work.acquire().await;
         if todo == VclusterTodo::Remove {
             let mut applied = gate.lock().await;
+            fail::before("vcluster-removal");
             context.host.remove_vcluster(plan.id).await?;
+            fail::after("vcluster-removal");
             *applied = None;
             Ok(Vec::new())
         } else {
