@@ -189,6 +189,20 @@ impl Bed {
         program(&machine, program_of(&machine), &["start"]).map(|_| ())
     }
 
+    /// Resets a host: no process of it and nothing of it in the kernel is left. Its worker is started by `start`.
+    pub fn reboot(&self, name: &str) -> Result<()> {
+        let machine = self.find(name)?;
+        if !self.hosts().iter().any(|host| host.name == name) {
+            return Err(Error::NoHost(name.to_owned()));
+        }
+        machine.reboot()?;
+        let files = self.file_server();
+        if files.is_up() {
+            gluster::mount(&machine, &files, &machine.directory.join("global"))?;
+        }
+        Ok(())
+    }
+
     /// Goes on past what fails; the first failure is told.
     pub fn down(&self) -> Result<()> {
         let mut outcome = Ok(());

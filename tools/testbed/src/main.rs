@@ -57,6 +57,8 @@ enum Command {
     Kill { machine: String },
     /// Start the program of a machine again.
     Start { machine: String },
+    /// Reset a host: everything on it ends, what is on its disk stays. `start` starts its worker.
+    Reboot { machine: String },
     /// Run a command on a machine: master, h1, h2, …, etcd1, …, files.
     Exec {
         machine: String,
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Heal { machine } => bed.partition(&machine, false).map(|()| 0),
         Command::Kill { machine } => bed.kill(&machine).map(|()| 0),
         Command::Start { machine } => bed.start(&machine).map(|()| 0),
+        Command::Reboot { machine } => bed.reboot(&machine).map(|()| 0),
         Command::Exec { machine, argv } => bed.exec(&machine, &argv),
         Command::Hold { machine } => machine::hold(&machine).map(|()| 0),
         Command::Enter { machine, argv } => bed.find(&machine).and_then(|m| m.enter(&argv)),

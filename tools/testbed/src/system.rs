@@ -13,6 +13,8 @@ pub enum Error {
     Exists,
     #[error("there is no machine {0:?} in the testbed")]
     NoMachine(String),
+    #[error("{0:?} is no host; only hosts are rebooted")]
+    NoHost(String),
     #[error("must run as root")]
     NotRoot,
     #[error("{program} cannot be run: {source}")]
