@@ -3,7 +3,7 @@
 # very last is `N passed, M failed`.
 #
 #   sudo tools/test.sh                 everything but `kernel`
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts portal kernel
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts faults portal kernel
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -16,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
 cd "$DOCKLET_ROOT"
 
-readonly PARTS=(shell lint rust front-end docs end-to-end hosts portal)
+readonly PARTS=(shell lint rust front-end docs end-to-end hosts faults portal)
 # An emulated machine takes minutes: run where it is named, and before a release.
 readonly NAMED_PARTS=(kernel)
 
@@ -71,6 +71,9 @@ test_hosts() {
   node_modules tools/e2e
   (cd tools/e2e && node run.mjs two-hosts shared-files)
 }
+
+# The quick ones of the faults; `node tools/e2e/faults/run.mjs` does all of them, for an hour or more.
+test_faults() { node tools/e2e/faults/run.mjs --short; }
 
 # The main job in a browser, Jupyter included.
 test_portal() {

@@ -1,0 +1,89 @@
+// Members of etcd are killed: one, which changes nothing, and two, which is the end of all changes for a while.
+
+import assert from 'node:assert/strict';
+
+import { eventually } from '../../lib/site.mjs';
+import { ask, ETCD, get, inNode, kill, partition, heal, pause, start } from '../lib/bed.mjs';
+import { steady } from './kills.mjs';
+
+async function memberKilled(site) {
+  const own = await steady(site, 'steady');
+  const before = await own();
+  for (let round = 0; round < (site.short ? 1 : 3); round += 1) {
+    for (const member of ETCD) {
+      await kill(member);
+      const counted = site.load.counts.acknowledged;
+      // Changes go on with two of three.
+      await eventually('requests are acknowledged', () => site.load.counts.acknowledged >= counted + 3, 60_000);
+      await start(member);
+      await pause(site.random.between(0, 1500));
+    }
+  }
+  assert.deepEqual(await own(), before, 'the same inits');
+  return undefined;
+}
+
+async function quorumLost(site) {
+  const own = await steady(site, 'steady');
+  const before = await own();
+  const [node] = await get('/vclusters/steady/nodes');
+  const gone = [ETCD[0], ETCD[1], ETCD[2]].filter((_, n) => n !== site.random.between(0, 2)).slice(0, 2);
+  for (const member of gone) await kill(member);
+  const began = Date.now();
+  const change = await ask('POST', '/vclusters', { name: 'late', nodes: 1, image: 'small' });
+  assert.equal(change.status, 503, JSON.stringify(change.body));
+  assert.equal(change.body.code, 'unavailable');
+  assert.ok(Number(change.retryAfter) > 0, `Retry-After: ${change.retryAfter}`);
+  const refused = (Date.now() - began) / 1000;
+  // Longer than any lease, so that everybody has noticed.
+  while (Date.now() - began < (site.short ? 12_000 : 40_000)) {
+    const said = await ask('POST', `/vclusters/steady/nodes/${node.name}/exec`, { argv: ['hostname'] });
+    assert.deepEqual([said.status, said.body?.stdout], [200, `${node.name}\n`], JSON.stringify(said.body));
+    assert.equal((await ask('GET', '/vclusters')).status, 200);
+    assert.deepEqual(await own(), before, 'nothing stops');
+    await pause(1000);
+  }
+  for (const member of gone) await start(member);
+  // The one that was refused may have been committed by a member that came back: nobody knows, the client asks again.
+  const back = Date.now();
+  const again = await eventuallyAnswered('DELETE', '/vclusters/late');
+  assert.ok([202, 204, 404].includes(again.status), JSON.stringify(again));
+  const took = (Date.now() - back) / 1000;
+  assert.deepEqual(await own(), before, 'the same inits');
+  return `503 after ${refused.toFixed(1)} s, changes again after ${took.toFixed(1)} s`;
+}
+
+async function eventuallyAnswered(method, path) {
+  let answer;
+  await eventually(`${method} ${path} is answered`, async () => {
+    answer = await ask(method, path);
+    return answer.status !== 503;
+  });
+  return answer;
+}
+
+// The member that leads is cut off rather than killed: connections to it stay open and say nothing.
+async function memberCutOff(site) {
+  const own = await steady(site, 'steady');
+  const before = await own();
+  for (const member of site.short ? ETCD.slice(0, 1) : ETCD) {
+    await partition(member);
+    try {
+      const counted = site.load.counts.acknowledged;
+      await eventually('requests are acknowledged', () => site.load.counts.acknowledged >= counted + 3, 60_000);
+    } finally {
+      await heal(member);
+    }
+  }
+  const [id, [place]] = Object.entries(await own())[0];
+  const said = await inNode(place.split('/')[1], 'true');
+  assert.equal(said.code, 0, `${id}: ${said.stderr}`);
+  assert.deepEqual(await own(), before, 'the same inits');
+  return undefined;
+}
+
+export const scenarios = [
+  { name: 'etcd-member', title: 'each member of etcd is killed: no acknowledged change is lost', short: true, run: memberKilled },
+  { name: 'etcd-cut-off', title: 'each member of etcd is cut off: changes go on', run: memberCutOff },
+  { name: 'etcd-quorum', title: 'etcd has no quorum: changes get 503, nodes run and are reached, then all goes on', short: true, run: quorumLost },
+];
