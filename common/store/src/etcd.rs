@@ -15,6 +15,9 @@ use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, Sto
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What etcd says where somebody's rights changed while a call was under way: the same call works.
 const RIGHTS_CHANGED: &str = "revision of auth store is old";
+/// What the client says where it found no connection to the member that it chose: nothing was sent, and another member
+/// may take the call.
+const NOT_CONNECTED: &str = "tcp connect error";
 /// Entries per page of a list, so that no answer nears gRPC's message limit.
 const PAGE: i64 = 1000;
 
@@ -105,15 +108,19 @@ fn sorted(action: &'static str, error: api::Error) -> StoreError {
     }
 }
 
-/// Repeats a call that failed because somebody's rights changed meanwhile: etcd has done nothing then.
+/// Whether etcd has done nothing and the same call may work at once: somebody's rights changed meanwhile, or the member
+/// that was chosen is down.
+fn is_passing(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source: Some(source), .. } = error else { return false };
+    let said = source.to_string();
+    said.contains(RIGHTS_CHANGED) || said.contains(NOT_CONNECTED)
+}
+
+/// Repeats a call where etcd has done nothing and may do it at once.
 pub(crate) async fn steady<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
     for _ in 0..20 {
         match call().await {
-            Err(StoreError::Unavailable { source: Some(source), .. })
-                if source.to_string().contains(RIGHTS_CHANGED) =>
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            Err(error) if is_passing(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
             other => return other,
         }
     }

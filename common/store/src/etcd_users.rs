@@ -37,6 +37,10 @@ impl EtcdStore {
     /// # Errors
     /// etcd cannot be reached or refuses.
     pub async fn ensure_limits(&self) -> Result<Limits> {
+        steady(|| self.limits()).await
+    }
+
+    async fn limits(&self) -> Result<Limits> {
         let users = match within("list etcd's users", self.client.auth_client().user_list()).await {
             // Access control is on, and it is not ours to administer.
             Err(StoreError::Refused { .. }) => return Ok(Limits::Foreign),

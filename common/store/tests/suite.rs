@@ -291,6 +291,20 @@ async fn a_mirror_survives_an_outage_and_compaction() {
     eventually("what went meanwhile is noticed", async || mirror.read(|c| c.0.is_empty())).await;
 }
 
+/// Calls go to any member; one that is down takes none.
+#[tokio::test]
+async fn a_member_that_is_down_is_passed_over() {
+    let (etcd, _) = Etcd::start().await;
+    // Nothing listens on port 1.
+    let members = vec!["127.0.0.1:1".to_owned(), format!("127.0.0.1:{}", etcd.port)];
+    let store = EtcdStore::connect(&EtcdAddress { members, identity: None }).await.unwrap();
+    for n in 0..50 {
+        committed(&store, put("/a", &n.to_string())).await;
+        assert!(store.get("/a").await.unwrap().is_some());
+        assert_eq!(store.list("/a").await.unwrap().entries.len(), 1);
+    }
+}
+
 /// A store whose watches lie: they swallow batches, tell them twice, and end, at random.
 struct Unreliable {
     inner: Arc<dyn Store>,

@@ -30,6 +30,8 @@ use users::Users;
 
 use crate::http::problem::chain;
 
+/// How long to wait until etcd is asked again.
+const RETRY: Duration = Duration::from_millis(500);
 /// How often this machine's certificates are looked at.
 const LOOK: Duration = Duration::from_secs(3600);
 
@@ -56,8 +58,7 @@ pub async fn start(
     host: HostName,
 ) -> Result<JoinSet<()>, MembershipError> {
     let keys = Keys::new(&config.cluster_name);
-    let limits = async { etcd.store().await?.ensure_limits().await };
-    let ours = match limits.await.map_err(MembershipError::Limits)? {
+    let ours = match limits(&etcd).await.map_err(MembershipError::Limits)? {
         Limits::Hold => true,
         Limits::Weak { version } => {
             tracing::warn!(
@@ -86,6 +87,23 @@ pub async fn start(
         tasks.spawn(endpoint::serve(listener, Tls::new(paths.master_identity()).with_anonymous(), admission));
     }
     Ok(tasks)
+}
+
+/// Waits for etcd where it has no quorum just now.
+async fn limits(etcd: &PatientEtcd) -> Result<Limits, StoreError> {
+    let mut told = false;
+    loop {
+        let limits = async { etcd.store().await?.ensure_limits().await };
+        match limits.await {
+            Err(error) if error.is_unavailable() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(error = chain(&error), "waiting for etcd");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Renews this machine's certificates before they end.
