@@ -99,9 +99,11 @@ impl Machine {
         for pid in processes(&self.name) {
             end(pid)?;
         }
-        // A process that has ended leaves its groups a moment later.
-        wait(Duration::from_secs(5), "the end of a machine's control groups", || {
-            groups(&self.name).iter().all(|group| remove_groups(group).is_ok())
+        // A process that has ended leaves its groups a moment later, and one may have started another before it was its turn.
+        wait(Duration::from_secs(20), "the end of a machine's control groups", || {
+            let late = processes(&self.name);
+            late.into_iter().all(|pid| end(pid).is_ok())
+                && groups(&self.name).iter().all(|group| remove_groups(group).is_ok())
         })?;
         if Path::new("/run/netns").join(self.namespace()).exists() {
             ip(&format!("netns del {}", self.namespace()))?;
@@ -109,10 +111,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether a machine was cut off; a new link is not.
-    fn is_cut_off(&self) -> bool {
-        let link = ["-n", SWITCH, "-o", "link", "show", "dev", &self.plug(), "up"];
-        Command::new("ip").args(link).output().is_ok_and(|said| said.stdout.is_empty())
+    /// Whether the switch has its link; `up`: and it is not cut off.
+    fn is_plugged(&self, up: bool) -> bool {
+        let plug = self.plug();
+        let mut words = vec!["-n", SWITCH, "-o", "link", "show", "dev", &plug];
+        words.extend(up.then_some("up"));
+        Command::new("ip").args(words).output().is_ok_and(|said| !said.stdout.is_empty())
     }
 
     /// Whether a file of it is attached to a loop device.
@@ -125,10 +129,13 @@ impl Machine {
 
     /// Resets it: all that runs on it ends at once, and all that the kernel holds of it goes. What is on its disk stays.
     pub fn reboot(&self) -> Result<()> {
-        let cut = self.is_cut_off();
+        let cut = !self.is_plugged(true);
         self.down()?;
         // File systems go with the last process that saw them, a moment later.
         wait(Duration::from_secs(30), "the end of a machine's loop devices", || !self.has_loops())?;
+        // So does its network namespace with the link's other end.
+        let _ = ip(&format!("-n {SWITCH} link del {}", self.plug()));
+        wait(Duration::from_secs(5), "the end of a machine's link", || !self.is_plugged(false))?;
         self.up()?;
         if cut { self.partition(true) } else { Ok(()) }
     }

@@ -89,10 +89,12 @@ export class Load {
     const headers = method === 'POST' ? { 'idempotency-key': `${path} ${Math.random()}` } : {};
     const deadline = Date.now() + PATIENCE;
     let last;
+    let later = 200;
     for (let tries = 0; Date.now() < deadline; tries += 1) {
       if (tries > 0) {
         this.counts.repeated += 1;
-        await pause(200);
+        await pause(later);
+        later = 200;
       }
       let answer;
       try {
@@ -109,7 +111,8 @@ export class Load {
       last = `${answer.status} ${JSON.stringify(answer.body)}`;
       if (answer.status === 503) {
         this.counts.unavailable += 1;
-        if (!answer.retryAfter) throw new Error(`${method} ${path}: 503 without Retry-After`);
+        if (!(answer.retryAfter > 0)) throw new Error(`${method} ${path}: 503 without Retry-After`);
+        later = 1000 * answer.retryAfter;
       } else if (!(answer.status === 409 && answer.body?.code === 'conflict')) {
         throw new Error(`${method} ${path}: ${last}`);
       }
