@@ -252,6 +252,9 @@ fn configure(machine: &Machine, plan: &Plan<'_>, more: &str) -> Result<()> {
         text.push_str("CLUSTER_NAME=testbed\n");
     }
     for line in plan.settings {
+        // Instead of the testbed's own.
+        let key = line.split_inclusive('=').next().unwrap_or(line);
+        text = text.lines().filter(|own| !own.starts_with(key)).flat_map(|own| [own, "\n"]).collect();
         text.push_str(line);
         text.push('\n');
     }
