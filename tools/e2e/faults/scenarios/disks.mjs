@@ -31,7 +31,7 @@ async function diskFull(site) {
     refused = await get('/vclusters/more');
     return refused.status === 'failed';
   });
-  assert.equal(refused.reason.code, 'disk_full', JSON.stringify(refused.reason));
+  assert.equal(refused.reason.code, 'out_of_space', JSON.stringify(refused.reason));
   // Those that run go on.
   assert.equal((await get('/vclusters/fill')).status, 'running');
   await remove('more');
