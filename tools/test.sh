@@ -69,7 +69,7 @@ test_end_to_end() {
 # What happens between hosts, each in a network namespace of its own.
 test_hosts() {
   node_modules tools/e2e
-  (cd tools/e2e && node run.mjs two-hosts shared-files)
+  (cd tools/e2e && node run.mjs two-hosts shared-files move)
 }
 
 # The quick ones of the faults; `node tools/e2e/faults/run.mjs` does all of them, for an hour or more.
