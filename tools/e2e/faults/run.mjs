@@ -19,7 +19,7 @@ const { values, positionals } = parseArgs({
   options: { seed: { type: 'string' }, rounds: { type: 'string' }, short: { type: 'boolean' } },
 });
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
-const rounds = Number(values.rounds ?? (values.short ? 12 : 1000));
+const rounds = Number(values.rounds ?? (values.short ? 10 : 1000));
 const unknown = positionals.filter((name) => !scenarios.some((s) => s.name === name));
 if (unknown.length > 0 || !Number.isInteger(seed) || !Number.isInteger(rounds)) {
   console.error(`run.mjs: unknown: ${unknown}; scenarios are ${scenarios.map((s) => s.name).join(' ')}`);
