@@ -268,7 +268,11 @@ impl World {
 
     fn carry_all(&mut self, well: bool) -> bool {
         let nodes: Vec<NodeId> = self.cluster.moves().map(|m| m.value.node).collect();
-        nodes.into_iter().fold(false, |any, node| self.carry(node, well) || any)
+        let mut any = false;
+        for node in nodes {
+            any |= self.carry(node, well);
+        }
+        any
     }
 
     /// What an administrator asks for, or takes back.
