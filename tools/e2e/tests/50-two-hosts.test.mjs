@@ -96,7 +96,7 @@ test('an application of a node of either host is reached through the portal', as
     const authority = `8080--${name}--demo--root.localhost`;
     const page = async () => {
       const answer = await inside('master', [
-        'curl', '--silent', '--location', '--max-time', '5', '--cookie-jar', jar, '--cookie', jar,
+        'curl', '--silent', '--location', '--max-time', '5', '--header', 'Accept: text/html', '--cookie-jar', jar, '--cookie', jar,
         '--resolve', `${authority}:8000:127.0.0.1`, `http://${authority}:8000/`,
       ]);
       return answer.stdout.includes('Directory listing');
