@@ -24,6 +24,7 @@ use crate::app::nodes::Nodes;
 use crate::app::share::{self, Share};
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
+use crate::app::warm::WarmNodes;
 use crate::auth::gate::Gate;
 use crate::auth::passwords::{HashError, Passwords};
 use crate::auth::{PortalAddress, Sessions};
@@ -106,6 +107,7 @@ impl Assembly {
             history.clone(),
             settings,
         ));
+        let warm = WarmNodes::new(vclusters.clone(), config.preboot);
         let parts = Parts {
             moves: Arc::new(Moves::new(store.clone(), keys.clone(), view.clone(), vclusters.clone())),
             vclusters,
@@ -119,6 +121,7 @@ impl Assembly {
                 sessions.clone(),
                 paths.clone(),
                 share.clone(),
+                warm.clone(),
             )),
             hosts: Arc::new(Hosts::new(store.clone(), keys.clone(), view.clone())),
             masters,
@@ -129,6 +132,7 @@ impl Assembly {
             nodes,
             apps: apps.clone(),
             images,
+            warm: warm.clone(),
             view: view.clone(),
             db: db.clone(),
             sessions: sessions.clone(),
@@ -141,6 +145,7 @@ impl Assembly {
         tasks.spawn(Carrier::new(store.clone(), keys.clone(), view.clone(), access).run());
         tasks.spawn(share::keep_marked(share, parts.paths.clone(), config.cluster_name.clone()));
         tasks.spawn(Planner { store, keys, view: view.clone(), policy }.run());
+        tasks.spawn(warm.run());
         tasks.spawn(sessions.watch_over());
         tasks.spawn(history.run());
         tasks.spawn(keep_routes(view.clone(), routes));

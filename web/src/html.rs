@@ -223,6 +223,8 @@ pub fn step_words(step: impl Borrow<Step>) -> &'static str {
         Step::Stop => "Shut down",
         Step::Remove => "Clean up",
         Step::Move => "Move",
+        Step::Freeze => "Freeze",
+        Step::Thaw => "Thaw what was booted ahead",
     }
 }
 

@@ -173,6 +173,7 @@ fn host() -> HostView {
         allocated: capacity,
         nodes: 1,
         nodes_ready: 0,
+        nodes_warm: 0,
         checks: vec![docklet_types::host::Check { name: hostile(), outcome, message: hostile() }],
         started_at: hostile(),
     }

@@ -54,6 +54,16 @@ pub struct UserCap {
     pub ports: u32,
 }
 
+/// Nodes that are booted before they are asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preboot {
+    /// Of each user; 0 switches it off.
+    pub nodes: u32,
+    pub minutes: u32,
+    /// Largest share of a host that is given out while it takes such nodes, 0 to 1.
+    pub below: f64,
+}
+
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -87,6 +97,7 @@ pub struct Config {
     pub memory_overcommit: f64,
     pub disk_overcommit: f64,
     pub session_hours: u32,
+    pub preboot: Preboot,
 }
 
 /// One thing that is wrong in a configuration.
@@ -218,6 +229,21 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "DISK_OVERCOMMIT", default: "8", doc: "Disk handed out per disk of a host's pool; from 1." },
     Key { name: "SESSION_HOURS", default: "168", doc: "Hours until a sign-in ends; 1 to 8760." },
+    Key {
+        name: "PREBOOT_NODES",
+        default: "0",
+        doc: "Nodes that are booted and frozen for a user who signs in or opens the form for a new vcluster, so that the next one is ready at once; 0 to 61. 0 switches it off.",
+    },
+    Key {
+        name: "PREBOOT_MINUTES",
+        default: "10",
+        doc: "How long such nodes are kept for a user who does not ask for them; 1 to 1440.",
+    },
+    Key {
+        name: "PREBOOT_BELOW",
+        default: "50",
+        doc: "Such nodes are only put on hosts of which at most so many percent are given out then; 1 to 100.",
+    },
 ];
 
 /// What stands in the way of a name being one of `known`: the nearest one, if any is near.
@@ -465,6 +491,9 @@ fn build(v: &mut Values) -> Option<Config> {
     let memory_overcommit = v.number("MEMORY_OVERCOMMIT", 1.0, 1000.0);
     let disk_overcommit = v.number("DISK_OVERCOMMIT", 1.0, 1000.0);
     let session_hours = v.number("SESSION_HOURS", 1, 8760);
+    let preboot_nodes = v.number("PREBOOT_NODES", 0, 61);
+    let preboot_minutes = v.number("PREBOOT_MINUTES", 1, 1440);
+    let preboot_below = v.number("PREBOOT_BELOW", 1, 100);
     Some(Config {
         cluster_name: cluster_name?,
         fs_prefix: fs_prefix?,
@@ -497,6 +526,7 @@ fn build(v: &mut Values) -> Option<Config> {
         memory_overcommit: memory_overcommit?,
         disk_overcommit: disk_overcommit?,
         session_hours: session_hours?,
+        preboot: Preboot { nodes: preboot_nodes?, minutes: preboot_minutes?, below: f64::from(preboot_below?) / 100.0 },
     })
 }
 

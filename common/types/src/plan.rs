@@ -33,6 +33,9 @@ pub struct NodePlan {
     /// Present while the node moves between two hosts: both have a plan of it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Moving>,
+    /// Booted, then stopped where it stands until this changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// One host's part in a node's move.

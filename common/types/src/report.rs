@@ -39,6 +39,8 @@ pub enum NodeState {
     Starting,
     /// Init says that it is up and sshd listens.
     Ready,
+    /// It was ready, and its processes stand still.
+    Frozen,
     /// On the way down.
     Stopping,
     Failed,
@@ -97,6 +99,9 @@ pub enum Step {
     Remove,
     /// To or from another host.
     Move,
+    Freeze,
+    /// Running on after it was frozen.
+    Thaw,
 }
 
 impl fmt::Display for Step {
@@ -111,6 +116,8 @@ impl fmt::Display for Step {
             Self::Stop => "stop",
             Self::Remove => "remove",
             Self::Move => "move",
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
         })
     }
 }

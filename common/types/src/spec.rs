@@ -74,6 +74,20 @@ pub struct VclusterSpec {
     /// The change in force: the one that set this generation.
     pub operation: OperationId,
     pub keys: VclusterKeys,
+    /// Present while nobody asked for it yet: its nodes are booted and frozen for the owner's next request. It has no
+    /// name key, is in no list and counts in no usage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
+    /// The id that a request would have given, which took over a warm vcluster instead: its repetition finds it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_as: Option<VclusterId>,
+}
+
+/// How long a vcluster is kept warm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Warm {
+    pub until: Micros,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,9 +117,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What a vcluster takes, itself included.
+    /// What a vcluster takes, itself included; nothing while nobody asked for it.
     #[must_use]
     pub fn of(spec: &VclusterSpec) -> Self {
+        if spec.warm.is_some() {
+            return Self::default();
+        }
         let ports = u32::try_from(spec.ports.len()).unwrap_or(u32::MAX);
         Self { vclusters: 1, ports, ..Self::of_nodes(&spec.nodes) }
     }

@@ -413,8 +413,12 @@ pub struct HostView {
     pub capacity: Capacity,
     /// The sum of the limits of the nodes placed there.
     pub allocated: Capacity,
+    /// Without those that nobody asked for yet.
     pub nodes: u32,
     pub nodes_ready: u32,
+    /// Booted and frozen for the next vclusters of users who are here.
+    #[serde(default)]
+    pub nodes_warm: u32,
     pub checks: Vec<Check>,
     pub started_at: String,
 }

@@ -145,6 +145,8 @@ pub struct Cluster {
     /// By owner and name, in order for lists.
     names: BTreeMap<UserName, BTreeMap<VclusterName, VclusterId>>,
     usage: HashMap<UserName, Rev<Usage>>,
+    /// Vclusters that nobody asked for yet, by the owner they are kept for.
+    warm: BTreeMap<UserName, BTreeSet<VclusterId>>,
     /// Published ports, and who has them.
     ports: HashMap<(Protocol, u16), VclusterId>,
     networks: HashMap<VclusterId, Rev<Network>>,
@@ -181,6 +183,16 @@ impl Cluster {
     /// All vclusters in order of owner and name.
     pub fn specs(&self) -> impl Iterator<Item = &Rev<VclusterSpec>> {
         self.names.values().flat_map(|names| names.values()).filter_map(|id| self.specs.get(id))
+    }
+
+    /// Vclusters that are kept warm for a user. They are in no other list.
+    pub fn warm_of<'a>(&'a self, owner: &UserName) -> impl Iterator<Item = &'a Rev<VclusterSpec>> + use<'a> {
+        self.warm.get(owner).into_iter().flatten().filter_map(|id| self.specs.get(id))
+    }
+
+    /// All that are kept warm.
+    pub fn warm(&self) -> impl Iterator<Item = &Rev<VclusterSpec>> {
+        self.warm.values().flatten().filter_map(|id| self.specs.get(id))
     }
 
     #[must_use]
@@ -336,7 +348,11 @@ impl Cluster {
         }
         if let Some(spec) = spec {
             self.ports.extend(spec.value.ports.iter().map(|p| ((p.protocol, p.public), id)));
-            self.names.entry(spec.value.owner.clone()).or_default().insert(spec.value.name.clone(), id);
+            if spec.value.warm.is_some() {
+                self.warm.entry(spec.value.owner.clone()).or_default().insert(id);
+            } else {
+                self.names.entry(spec.value.owner.clone()).or_default().insert(spec.value.name.clone(), id);
+            }
             self.specs.insert(id, spec);
         }
         self.touch(id);
@@ -349,7 +365,14 @@ impl Cluster {
                 self.ports.remove(&key);
             }
         }
-        if let Some(names) = self.names.get_mut(&old.owner) {
+        if old.warm.is_some() {
+            if let Some(warm) = self.warm.get_mut(&old.owner) {
+                warm.remove(&id);
+                if warm.is_empty() {
+                    self.warm.remove(&old.owner);
+                }
+            }
+        } else if let Some(names) = self.names.get_mut(&old.owner) {
             if names.get(&old.name) == Some(&id) {
                 names.remove(&old.name);
             }

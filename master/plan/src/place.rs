@@ -22,6 +22,21 @@ pub struct Policy {
     pub cpu_overcommit: f64,
     pub memory_overcommit: f64,
     pub disk_overcommit: f64,
+    /// Largest share of a host that is given out while it takes nodes that nobody asked for yet, 0 to 1.
+    pub preboot_below: f64,
+}
+
+impl Policy {
+    /// The policy for nodes that nobody asked for yet.
+    #[must_use]
+    pub fn preboot(&self) -> Self {
+        Self {
+            cpu_overcommit: self.cpu_overcommit * self.preboot_below,
+            memory_overcommit: self.memory_overcommit * self.preboot_below,
+            disk_overcommit: self.disk_overcommit * self.preboot_below,
+            ..*self
+        }
+    }
 }
 
 /// The room that one vcluster finds, looked up when the first node needs it: most calls place nothing.
@@ -78,6 +93,16 @@ fn scaled(capacity: &Capacity, policy: &Policy) -> Capacity {
         memory_mib: times(capacity.memory_mib, policy.memory_overcommit),
         disk_mib: times(capacity.disk_mib, policy.disk_overcommit),
     }
+}
+
+/// Whether a host may give out so much more.
+pub(crate) fn has_room(host: &HostState, policy: &Policy, more: &Capacity) -> bool {
+    let Some(report) = &host.report else { return false };
+    let (total, used) = (scaled(&report.value.capacity, policy), host.allocated);
+    let fits = |used: u64, more: u64, total: u64| more == 0 || used + more <= total;
+    fits(used.cpu_millis, more.cpu_millis, total.cpu_millis)
+        && fits(used.memory_mib, more.memory_mib, total.memory_mib)
+        && fits(used.disk_mib, more.disk_mib, total.disk_mib)
 }
 
 impl Room {
@@ -155,6 +180,17 @@ impl Room {
             ));
         }
         self.take_on(size, fits)
+    }
+
+    /// The same, were nothing kept warm: that goes where others need its room.
+    #[must_use]
+    pub fn without_warm(mut self, cluster: &Cluster) -> Self {
+        for node in cluster.warm().flat_map(|spec| &spec.value.nodes) {
+            if let Some((host, plan)) = cluster.node(node.id).and_then(|p| p.plan.as_ref()) {
+                self.give_back(host, plan.value.size);
+            }
+        }
+        self
     }
 
     /// Counts a node no more that its host says is gone, though its plan is still there.
@@ -336,6 +372,7 @@ mod tests {
 
     fn policy() -> Policy {
         Policy {
+            preboot_below: 0.5,
             cluster_net: "172.16.0.0/20".parse().unwrap(),
             cpu_overcommit: 1.0,
             memory_overcommit: 1.0,

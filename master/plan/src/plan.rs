@@ -126,6 +126,8 @@ pub fn plan(cluster: &Cluster, policy: &Policy, id: VclusterId) -> Planned {
     if spec.value.wanted == Wanted::Absent {
         plan_removal(cluster, spec, &mut planned);
     } else {
+        let preboot = policy.preboot();
+        let policy = if spec.value.warm.is_some() { &preboot } else { policy };
         plan_presence(cluster, policy, &spec.value, &mut planned);
     }
     planned
@@ -345,12 +347,19 @@ fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
         ip,
         mac: Mac::of_address(ip),
         moving: None,
+        frozen: spec.warm.is_some(),
     }
 }
 
 /// The plan as the spec asks for it now, of the same generation.
 pub(crate) fn updated(spec: &VclusterSpec, node: &NodeSpec, plan: &NodePlan) -> NodePlan {
-    NodePlan { wanted: spec.wanted, attempt: node.attempt, ..plan.clone() }
+    NodePlan {
+        wanted: spec.wanted,
+        attempt: node.attempt,
+        size: node.size,
+        frozen: spec.warm.is_some(),
+        ..plan.clone()
+    }
 }
 
 fn update_node(spec: &VclusterSpec, node: &NodeSpec, host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {

@@ -8,7 +8,7 @@ use docklet_types::name::{HostName, NodeName};
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::report::{NodeReport, NodeState, Reason, VclusterReport};
 use docklet_types::size::Size;
-use docklet_types::spec::{NodeSpec, SshKeyPair, VclusterKeys, VclusterSpec, Wanted};
+use docklet_types::spec::{NodeSpec, SshKeyPair, VclusterKeys, VclusterSpec, Wanted, Warm};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use proptest::prelude::*;
@@ -19,10 +19,12 @@ use crate::cluster::{Change, Cluster, Rev};
 use crate::moving::{Haul, haul};
 use crate::place::Policy;
 use crate::plan::{BATCH, Decision, plan, settled_losses};
+use crate::warm::{self as kept, Asked};
 use crate::{status, view};
 
 fn policy() -> Policy {
     Policy {
+        preboot_below: 0.5,
         cluster_net: "172.16.0.0/20".parse().unwrap(),
         cpu_overcommit: 1.0,
         memory_overcommit: 1.0,
@@ -123,6 +125,8 @@ impl World {
             changed_at: Micros(0),
             operation: OperationId::from_uuid(self.id()),
             keys: VclusterKeys { user: pair(), host: pair() },
+            warm: None,
+            asked_as: None,
         };
         self.put_spec(spec);
         id
@@ -197,6 +201,7 @@ impl World {
     fn host_acts(&mut self, at: &(HostName, NodeId)) {
         let Some(plan) = self.node_plans.get(at).cloned() else { return };
         let state = match plan.wanted {
+            Wanted::Running if plan.frozen => NodeState::Frozen,
             Wanted::Running => NodeState::Ready,
             Wanted::Stopped => NodeState::Stopped,
             Wanted::Absent => NodeState::Absent,
@@ -449,6 +454,63 @@ fn a_node_on_a_lost_host_is_not_started_twice() {
         .find(|n| n.status == Status::Degraded)
         .unwrap();
     assert_eq!(lost.reason.unwrap().code, "host_unreachable");
+}
+
+/// A vcluster that is kept warm until `until` µs.
+fn warm(world: &mut World, nodes: u32, until: i64) -> VclusterId {
+    let id = world.create("warm", nodes);
+    world.edit(id, |_, spec| spec.warm = Some(Warm { until: Micros(until) }));
+    world.settle();
+    id
+}
+
+#[test]
+fn a_warm_vcluster_is_booted_frozen_and_taken_over() {
+    let mut world = World::new(2, 10);
+    let id = warm(&mut world, 3, 10);
+    world.check_invariants();
+    assert!(world.node_plans.len() == 3 && world.node_plans.values().all(|p| p.frozen));
+    assert_eq!(world.cluster.specs().count(), 0, "nobody sees it");
+    let alice = "alice".parse().unwrap();
+    let found = |world: &World, nodes, cpu, memory| {
+        let size = Size::new(cpu, memory, 100).unwrap();
+        let of = Asked { owner: &alice, image: &image(), size, nodes };
+        kept::find(&world.cluster, &policy(), of).is_some()
+    };
+    assert!(found(&world, 1, 1.0, 100) && found(&world, 61, 1.0, 100));
+    assert!(!found(&world, 62, 1.0, 100), "its network is too small");
+    assert!(found(&world, 3, 0.5, 300), "its hosts have room for larger nodes");
+    assert!(!found(&world, 3, 0.5, 3000), "but not for any size");
+    let taken = world.cluster.warm().next().unwrap().clone();
+    world.edit(id, |world, spec| {
+        spec.warm = None;
+        let added = world.node_specs(4, 2);
+        let make = |n: u32| added[n as usize - 4].clone();
+        spec.nodes = kept::nodes(&taken.value, taken.value.size, 5, make);
+    });
+    world.settle();
+    world.check_invariants();
+    assert_eq!(world.status(id), Some(Status::Running));
+    assert!(world.node_plans.len() == 5 && world.node_plans.values().all(|p| !p.frozen));
+    assert!(world.cluster.warm().next().is_none());
+}
+
+#[test]
+fn what_is_kept_warm_leaves_room_and_goes_in_time() {
+    // Ten nodes find room here, and half of it may be taken ahead.
+    let mut world = World::new(1, 10);
+    let id = warm(&mut world, 8, 10);
+    assert_eq!(world.node_plans.len(), 5);
+    let outdated = |world: &World, now, pressed| kept::outdated(&world.cluster, Micros(now), pressed).len();
+    assert_eq!((outdated(&world, 9, false), outdated(&world, 10, false), outdated(&world, 9, true)), (0, 1, 1));
+    assert_eq!(kept::next_end(&world.cluster), Some(Micros(10)));
+    world.drain(0, true);
+    assert_eq!(outdated(&world, 9, false), 1, "it is not worth moving");
+    world.drain(0, false);
+    world.edit(id, |_, spec| spec.wanted = Wanted::Absent);
+    world.settle();
+    assert!(world.cluster.spec(id).is_none() && world.node_plans.is_empty() && world.shares.is_empty());
+    assert_eq!((outdated(&world, 99, true), kept::next_end(&world.cluster)), (0, None));
 }
 
 #[test]

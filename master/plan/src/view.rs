@@ -15,7 +15,7 @@ use docklet_types::view::{HostView, MoveView, NodeView, PortView, StepView, Usag
 use std::collections::{BTreeMap, HashSet};
 
 use crate::cluster::{Cluster, HostState};
-use crate::status;
+use crate::{status, warm};
 
 /// Why nodes have no place, by node, as the planner last found.
 pub type Waiting = BTreeMap<NodeId, Reason>;
@@ -177,7 +177,7 @@ fn ready_millis(report: &NodeReport) -> Option<u64> {
         return None;
     }
     let first = report.steps.first()?.started_at;
-    let last = report.steps.iter().rfind(|s| s.step == Step::Ready)?.ended_at?;
+    let last = report.steps.iter().rfind(|s| matches!(s.step, Step::Ready | Step::Thaw))?.ended_at?;
     Some(last.millis_since(first))
 }
 
@@ -266,6 +266,7 @@ pub fn host(
             half.and_then(|h| h.report.as_ref()).is_some_and(|r| r.value.state == NodeState::Ready)
         })
         .count();
+    let warm = warm::on_host(cluster, host);
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
     let status = match () {
         () if !host.alive => "unreachable",
@@ -290,8 +291,9 @@ pub fn host(
         storage: report.storage.clone(),
         capacity: report.capacity,
         allocated,
-        nodes: u32::try_from(host.nodes.len()).unwrap_or(u32::MAX),
+        nodes: u32::try_from(host.nodes.len().saturating_sub(warm)).unwrap_or(u32::MAX),
         nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        nodes_warm: u32::try_from(warm).unwrap_or(u32::MAX),
         checks: report.checks.clone(),
         started_at: report.started_at.to_string(),
     })

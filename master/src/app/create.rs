@@ -5,7 +5,9 @@ use docklet_master_db::DbError;
 use docklet_master_db::operations::NewOperation;
 use docklet_master_db::users::User;
 use docklet_master_plan::admit::{self, Refusal};
+use docklet_master_plan::cluster::Rev;
 use docklet_master_plan::place::{self, Fit, Room};
+use docklet_master_plan::warm::{self, Asked};
 use docklet_store::keys::Key;
 use docklet_store::{Compare, Outcome, StoreError, Txn};
 use docklet_types::id::{NodeId, OperationId, VclusterId};
@@ -168,7 +170,7 @@ impl Vclusters {
                 admit::fits_network(&self.settings.policy, None, new.nodes)
             })
             .map_err(CreateError::Refused)?;
-        let keys = keys::generate(new.name.as_str()).map_err(CreateError::Keys)?;
+        let keys = keys::generate(owner).map_err(CreateError::Keys)?;
         let now = Micros::now();
         let operation = OperationId::from_uuid(Uuid::now_v7());
         let nodes = (1..=new.nodes).map(|n| new_node(NodeName::numbered(n), &image, new.size)).collect();
@@ -188,7 +190,8 @@ impl Vclusters {
             let refusal = admit::within_cap(cap, used, used.plus(new.usage()))
                 .and_then(|()| admit::fits_some_host(cluster, new.size))
                 .and_then(|()| admit::fits_network(&self.settings.policy, None, new.nodes));
-            (Room::of(cluster, &self.settings.policy, &BTreeMap::new(), &new.host_labels), refusal.err())
+            let room = Room::of(cluster, &self.settings.policy, &BTreeMap::new(), &new.host_labels);
+            (room.without_warm(cluster), refusal.err())
         });
         let fit = place::what_if(room, new.size, new.nodes);
         Ok(match refusal {
@@ -206,6 +209,7 @@ impl Vclusters {
         let name_key = self.keys.write(&Key::Name(owner.clone(), draft.new.name.clone()));
         let mut usage = self.view.read(|cluster| cluster.usage(owner).map(|u| (*u.value, u.revision)));
         let mut noted = false;
+        let mut cold = false;
         for _ in 0..TRIES {
             // After the guard was read: whoever disables or removes the account writes the guard last.
             let user = self.owner(owner).await?;
@@ -213,26 +217,32 @@ impl Vclusters {
                 return Ok(view);
             }
             let used = usage.map_or_else(Usage::default, |(used, _)| used);
-            let spec = draft.spec(&user);
+            let warm = if cold { None } else { self.find_warm(&user, &draft) };
+            let spec = draft.spec(&user, warm.as_ref().map(|w| &*w.value));
             let would = used.plus(Usage::of(&spec));
             let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
             admit::within_cap(cap, used, would).map_err(CreateError::Refused)?;
             let txn = self
-                .creation(&spec, &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
+                .creation(&spec, warm.as_ref(), &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
                 .map_err(CreateError::Store)?;
             if !noted {
                 self.note(actor, &spec, "create").await.map_err(CreateError::Db)?;
                 noted = true;
             }
             fail::before("create");
-            match self.commit_new(txn, draft.id).await {
+            match self.commit_new(txn, &spec).await {
                 Ok(Outcome::Committed { revision }) => {
                     fail::after("create");
                     self.view.reached(revision).await;
-                    tracing::info!(vcluster = %spec.id, owner = %owner, name = %spec.name, nodes = spec.nodes.len(), actor = %actor, "create was asked for");
+                    tracing::info!(vcluster = %spec.id, owner = %owner, name = %spec.name, nodes = spec.nodes.len(), warm = warm.is_some(), actor = %actor, "create was asked for");
                     return Ok(self
-                        .by_id(draft.id)
+                        .by_id(spec.id)
                         .unwrap_or_else(|| self.view.read(|cluster| self.show(cluster, &spec, draft.now))));
+                }
+                Ok(Outcome::Conflict) if warm.is_some() => {
+                    // Whatever became of it: one that is made anew is never in the way. The row names it.
+                    self.history.forget(draft.operation).await;
+                    (cold, noted) = (true, false);
                 }
                 Ok(Outcome::Conflict) => {}
                 Err(error) => {
@@ -243,7 +253,7 @@ impl Vclusters {
                     return Err(CreateError::Store(error));
                 }
             }
-            match self.after_conflict(&name_key, &usage_key, draft.id).await {
+            match self.after_conflict(&name_key, &usage_key, spec.id).await {
                 Ok(read) => usage = read,
                 Err(error) => {
                     self.history.forget(draft.operation).await;
@@ -264,14 +274,26 @@ impl Vclusters {
     fn already(&self, owner: &UserName, draft: &Draft) -> Result<Option<VclusterView>, CreateError> {
         self.view.read(|cluster| match cluster.find(owner, &draft.new.name) {
             None => Ok(None),
-            Some(spec) if spec.value.id == draft.id => Ok(Some(self.show(cluster, &spec.value, draft.now))),
+            Some(spec) if spec.value.id == draft.id || spec.value.asked_as == Some(draft.id) => {
+                Ok(Some(self.show(cluster, &spec.value, draft.now)))
+            }
             Some(spec) => Err(CreateError::NameTaken { deleting: spec.value.wanted == Wanted::Absent }),
         })
+    }
+
+    /// A vcluster that is kept warm for this user and serves the request.
+    fn find_warm(&self, user: &User, draft: &Draft) -> Option<Rev<VclusterSpec>> {
+        if !draft.new.host_labels.is_empty() {
+            return None;
+        }
+        let asked = Asked { owner: &user.name, image: &draft.image, size: draft.new.size, nodes: draft.new.nodes };
+        self.view.read(|cluster| warm::find(cluster, &self.settings.policy, asked).cloned())
     }
 
     fn creation(
         &self,
         spec: &VclusterSpec,
+        warm: Option<&Rev<VclusterSpec>>,
         name_key: &str,
         usage_key: &str,
         usage_revision: Option<i64>,
@@ -280,7 +302,7 @@ impl Vclusters {
         let spec_key = self.keys.write(&Key::Spec(spec.id));
         Txn::new()
             .when(Compare::Absent { key: name_key.to_owned() })
-            .when(Compare::Absent { key: spec_key.clone() })
+            .when(Compare::as_read(spec_key.clone(), warm.map(|w| w.revision)))
             .when(Compare::as_read(usage_key, usage_revision))
             .put(name_key, &spec.id)?
             .put(spec_key, spec)?
@@ -288,10 +310,13 @@ impl Vclusters {
     }
 
     /// Where the answer of the store was lost, one look tells whether it was done.
-    async fn commit_new(&self, txn: Txn, id: VclusterId) -> Result<Outcome, StoreError> {
+    async fn commit_new(&self, txn: Txn, spec: &VclusterSpec) -> Result<Outcome, StoreError> {
+        let is_ours = |bytes: &[u8]| {
+            serde_json::from_slice::<VclusterSpec>(bytes).is_ok_and(|found| found.operation == spec.operation)
+        };
         match self.store.txn(txn).await {
-            Err(error) if error.is_unavailable() => match self.store.get(&self.keys.write(&Key::Spec(id))).await {
-                Ok(Some(entry)) => Ok(Outcome::Committed { revision: entry.revision }),
+            Err(error) if error.is_unavailable() => match self.store.get(&self.keys.write(&Key::Spec(spec.id))).await {
+                Ok(Some(entry)) if is_ours(&entry.value) => Ok(Outcome::Committed { revision: entry.revision }),
                 _ => Err(error),
             },
             other => other,
@@ -345,7 +370,22 @@ struct Draft {
 }
 
 impl Draft {
-    fn spec(&self, user: &User) -> VclusterSpec {
+    /// The spec to write: of a new vcluster, or of the warm one that is taken over.
+    fn spec(&self, user: &User, warm: Option<&VclusterSpec>) -> VclusterSpec {
+        let fresh = self.fresh(user);
+        let Some(warm) = warm else { return fresh };
+        let make = |n| new_node(NodeName::numbered(n), &self.image, self.new.size);
+        VclusterSpec {
+            id: warm.id,
+            nodes: warm::nodes(warm, self.new.size, self.new.nodes, make),
+            generation: warm.generation + 1,
+            keys: warm.keys.clone(),
+            asked_as: Some(self.id),
+            ..fresh
+        }
+    }
+
+    fn fresh(&self, user: &User) -> VclusterSpec {
         VclusterSpec {
             id: self.id,
             owner: user.name.clone(),
@@ -363,6 +403,8 @@ impl Draft {
             changed_at: self.now,
             operation: self.operation,
             keys: self.keys.clone(),
+            warm: None,
+            asked_as: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The keys of a vcluster: one pair to sign in between its nodes, one for its nodes to prove who they are.
 
+use docklet_types::name::UserName;
 use docklet_types::spec::{SshKeyPair, VclusterKeys};
 use rand::TryRngCore as _;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
@@ -24,12 +25,12 @@ fn pair(comment: &str) -> Result<SshKeyPair, KeyError> {
     })
 }
 
-/// New keys; a few tenths of a millisecond of work.
+/// New keys with the owner's name for a comment; a few tenths of a millisecond of work.
 ///
 /// # Errors
 /// See [`KeyError`].
-pub(super) fn generate(vcluster: &str) -> Result<VclusterKeys, KeyError> {
-    Ok(VclusterKeys { user: pair(&format!("root@{vcluster}"))?, host: pair(vcluster)? })
+pub(super) fn generate(owner: &UserName) -> Result<VclusterKeys, KeyError> {
+    Ok(VclusterKeys { user: pair(owner.as_str())?, host: pair(owner.as_str())? })
 }
 
 #[cfg(test)]
@@ -38,10 +39,10 @@ mod tests {
 
     #[test]
     fn keys_can_be_read_back() {
-        let keys = generate("demo").unwrap();
+        let keys = generate(&"alice".parse().unwrap()).unwrap();
         let private = PrivateKey::from_openssh(&keys.user.private).unwrap();
         assert_eq!(private.public_key().to_openssh().unwrap(), keys.user.public);
-        assert!(keys.user.public.starts_with("ssh-ed25519 AAAA") && keys.user.public.ends_with("root@demo"));
+        assert!(keys.user.public.starts_with("ssh-ed25519 AAAA") && keys.user.public.ends_with("alice"));
         assert_ne!(keys.user.public, keys.host.public);
     }
 }

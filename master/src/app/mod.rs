@@ -18,6 +18,7 @@ pub mod ports;
 pub mod share;
 pub mod users;
 pub mod vclusters;
+pub mod warm;
 
 use docklet_master_plan::place::Policy;
 use docklet_master_plan::ports::PortPolicy;
@@ -49,6 +50,7 @@ impl Settings {
                 cpu_overcommit: config.cpu_overcommit,
                 memory_overcommit: config.memory_overcommit,
                 disk_overcommit: config.disk_overcommit,
+                preboot_below: config.preboot.below,
             },
         }
     }

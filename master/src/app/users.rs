@@ -16,9 +16,11 @@ use docklet_types::view::{ChangeUser, CreateUser, Role, UserView};
 
 use super::create::{FieldError, TRIES};
 use super::share::{Hangs, Share};
+use super::warm::WarmNodes;
 use crate::auth::gate::{Gate, SignInError};
 use crate::auth::passwords::{HashError, Password, Passwords};
 use crate::auth::{Actor, Sessions};
+use crate::http::problem::chain;
 use crate::reconcile::ClusterView;
 
 /// Why an account was not made, changed or removed.
@@ -81,6 +83,7 @@ pub struct Users {
     sessions: Sessions,
     paths: Paths,
     share: Share,
+    warm: WarmNodes,
 }
 
 impl Users {
@@ -96,8 +99,9 @@ impl Users {
         sessions: Sessions,
         paths: Paths,
         share: Share,
+        warm: WarmNodes,
     ) -> Self {
-        Self { db, store, keys, view, passwords, gate, sessions, paths, share }
+        Self { db, store, keys, view, passwords, gate, sessions, paths, share, warm }
     }
 
     fn show(&self, user: &User) -> UserView {
@@ -195,6 +199,7 @@ impl Users {
         }
         if disabled {
             self.sessions.end_all_of(user.id, None).await.map_err(UserError::Db)?;
+            self.let_go_of_warm(name).await;
         }
         if (role, disabled) != (user.role, user.disabled) {
             self.sessions.reread(user.id);
@@ -243,10 +248,18 @@ impl Users {
             self.db.set_role_and_state(user.id, user.role, user.disabled).await.map_err(UserError::Db)?;
             return Err(error);
         }
+        self.let_go_of_warm(name).await;
         self.set_data_aside(&user).await?;
         self.db.remove_user(user.id, name).await.map_err(UserError::Db)?;
         tracing::info!(user = %name, actor = %actor.name(), "user removed");
         Ok(())
+    }
+
+    /// What is kept ready for somebody who cannot ask for it goes now rather than later.
+    async fn let_go_of_warm(&self, name: &UserName) {
+        if let Err(error) = self.warm.forget(name).await {
+            tracing::warn!(user = %name, error = chain(&error), "nodes that were booted ahead stay until their time is over");
+        }
     }
 
     fn refuse_with_vclusters(&self, name: &UserName) -> Result<(), UserError> {

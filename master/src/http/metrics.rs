@@ -53,6 +53,7 @@ pub struct Metrics {
     masters: Gauge,
     nodes: Gauge,
     nodes_ready: Gauge,
+    nodes_warm: Gauge,
     store_up: Gauge,
     proxy_requests: Gauge,
     proxy_dials: Gauge,
@@ -95,6 +96,7 @@ impl Metrics {
             masters: gauge("masters_count", "Masters that are at work"),
             nodes: gauge("nodes_count", "Nodes that are wanted"),
             nodes_ready: gauge("nodes_ready_count", "Nodes that are ready"),
+            nodes_warm: gauge("nodes_warm_count", "Nodes booted and frozen for the next vclusters"),
             store_up: gauge("store_up_bool", "1 while the store answers"),
             proxy_requests: gauge("proxy_requests_count", "Requests to apps since the start"),
             proxy_dials: gauge("proxy_dials_count", "Connections made into nodes since the start"),
@@ -140,7 +142,9 @@ impl Metrics {
                 .iter()
                 .map(|s| ((*s).to_owned(), 0))
                 .collect();
+        let mut warm = 0;
         for host in hosts.list() {
+            warm += i64::from(host.nodes_warm);
             *by_status.entry(host.status).or_default() += 1;
         }
         for (status, count) in by_status {
@@ -149,6 +153,7 @@ impl Metrics {
         self.masters.set(i64::try_from(view.masters().len()).unwrap_or(i64::MAX));
         self.nodes.set(nodes);
         self.nodes_ready.set(ready);
+        self.nodes_warm.set(warm);
         self.store_up.set(i64::from(view.is_live()));
         let counters = &proxy.counters;
         for (gauge, counter) in [

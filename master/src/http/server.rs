@@ -19,6 +19,7 @@ use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
 use crate::app::users::Users;
 use crate::app::vclusters::Vclusters;
+use crate::app::warm::WarmNodes;
 use crate::auth::gate::Gate;
 use crate::auth::{PortalAddress, Sessions};
 use crate::proxy::Proxy;
@@ -35,6 +36,7 @@ pub struct Parts {
     pub hosts: Arc<Hosts>,
     pub masters: Arc<Masters>,
     pub moves: Arc<Moves>,
+    pub warm: WarmNodes,
     pub images: Images,
     pub view: Arc<ClusterView>,
     pub db: Db,
@@ -73,6 +75,7 @@ impl Parts {
         shared(service);
         service
             .app_data(web::Data::new(self.images.clone()))
+            .app_data(web::Data::new(self.warm.clone()))
             .app_data(web::Data::new(self.db.clone()))
             .app_data(web::Data::new(self.sessions.clone()))
             .app_data(web::Data::new(self.portal.clone()))

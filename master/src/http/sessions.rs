@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::body::Json;
 use super::problem::ApiError;
+use crate::app::warm::WarmNodes;
 use crate::auth::gate::{Gate, SignedIn};
 use crate::auth::{Actor, PortalAddress, Sessions};
 
@@ -40,7 +41,11 @@ pub async fn sign_in(
 ) -> Result<SignedIn, ApiError> {
     let address = client_address(request);
     let agent = request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    Ok(gate.sign_in(username, password, address, kind, agent).await?)
+    let signed_in = gate.sign_in(username, password, address, kind, agent).await?;
+    if let Some(warm) = request.app_data::<web::Data<WarmNodes>>() {
+        warm.expect(&signed_in.user.name);
+    }
+    Ok(signed_in)
 }
 
 /// Signs in. The token goes into `Authorization: Bearer …`; it is shown this once.

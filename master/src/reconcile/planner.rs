@@ -147,10 +147,15 @@ impl Planner {
                 let gone = Usage::of(&spec.value);
                 let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
                 let usage_key = key(Key::Usage(owner.clone()));
-                txn.when(Compare::as_read(usage_key.clone(), usage.map(|u| u.revision)))
-                    .put(usage_key, &left)?
-                    .delete(key(Key::Name(owner.clone(), spec.value.name.clone())))
-                    .delete(key(Key::Spec(spec.value.id)))
+                let txn = txn.delete(key(Key::Spec(spec.value.id)));
+                // What nobody asked for has no name and is in no sum.
+                if spec.value.warm.is_some() {
+                    txn
+                } else {
+                    txn.when(Compare::as_read(usage_key.clone(), usage.map(|u| u.revision)))
+                        .put(usage_key, &left)?
+                        .delete(key(Key::Name(owner.clone(), spec.value.name.clone())))
+                }
             }
         })
     }

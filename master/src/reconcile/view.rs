@@ -80,6 +80,19 @@ impl ClusterView {
         self.mirror.is_live()
     }
 
+    /// Whether somebody waits for room.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        let pressed: Vec<VclusterId> = {
+            let all = self.waiting.read();
+            let waits = |waiting: &Waiting| waiting.values().any(|reason| reason.code == "no_room");
+            all.iter().filter(|(_, waiting)| waits(waiting)).map(|(id, _)| *id).collect()
+        };
+        // What waits for being warm has no claim.
+        let asked_for = |id: &VclusterId, cluster: &Cluster| cluster.spec(*id).is_some_and(|s| s.value.warm.is_none());
+        self.read(|cluster| pressed.iter().any(|id| asked_for(id, cluster)))
+    }
+
     pub(crate) fn take_dirty(&self) -> BTreeSet<VclusterId> {
         self.mirror.write(|fold| fold.cluster.take_dirty())
     }

@@ -19,6 +19,7 @@ use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::{Forward, Protocol};
 use docklet_types::rate::RateLimits;
 use docklet_types::report::Reason;
+use docklet_types::size::Size;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -46,6 +47,8 @@ pub enum Op {
     Start,
     WaitReady,
     Stop,
+    Freeze,
+    Thaw,
     BeginMove,
     EndMove,
     SendDisk,
@@ -70,6 +73,9 @@ pub struct FakeNode {
     /// The process id while it runs.
     pub init: Option<i32>,
     pub ready: bool,
+    pub frozen: bool,
+    /// What it is held to.
+    pub size: Option<Size>,
     /// Ports that something listens on while it runs.
     pub listening: BTreeSet<u16>,
     pub console: String,
@@ -88,6 +94,8 @@ impl FakeNode {
             port: false,
             init: None,
             ready: false,
+            frozen: false,
+            size: None,
             listening: BTreeSet::from([22]),
             console: String::new(),
             content: Vec::new(),
@@ -101,6 +109,7 @@ impl FakeNode {
             self.ended.send_modify(|n| *n += 1);
         }
         self.ready = false;
+        self.frozen = false;
         self.listening = BTreeSet::from([22]);
     }
 
@@ -427,6 +436,7 @@ impl Containers for FakeHost {
         let pid = state.next_pid;
         let entry = state.nodes.get_mut(&node.id).filter(|n| n.disk).ok_or_else(|| boot_failed("it has no disk"))?;
         entry.init = Some(pid);
+        entry.size = Some(node.size);
         entry.console.push_str(&format!("{} boots\n", node.name));
         state.next_pid += 1;
         Ok(pid)
@@ -438,6 +448,10 @@ impl Containers for FakeHost {
             return Err(self.not_ready(id, "The node did not come up in time."));
         };
         entered?;
+        let frozen = self.state().nodes.get(&id).is_some_and(|n| n.frozen);
+        if frozen {
+            return Err(self.not_ready(id, "The node did not come up in time."));
+        }
         let up = self.state().nodes.get_mut(&id).filter(|n| n.init.is_some()).map(|n| n.ready = true);
         up.ok_or_else(|| self.not_ready(id, "The node ended while it booted."))
     }
@@ -453,6 +467,25 @@ impl Containers for FakeHost {
     async fn stop(&self, id: NodeId, _grace: Duration) -> Result<()> {
         self.enter(Op::Stop, Some(id)).await?;
         self.state().end(id);
+        Ok(())
+    }
+
+    async fn freeze(&self, id: NodeId) -> Result<()> {
+        self.enter(Op::Freeze, Some(id)).await?;
+        let mut state = self.state();
+        let running = state.nodes.get_mut(&id).filter(|n| n.init.is_some());
+        let node = running.ok_or_else(|| HostError::new("freeze_failed", "The node does not run."))?;
+        node.frozen = true;
+        Ok(())
+    }
+
+    async fn thaw(&self, node: &NodePlan) -> Result<()> {
+        self.enter(Op::Thaw, Some(node.id)).await?;
+        let mut state = self.state();
+        let running = state.nodes.get_mut(&node.id).filter(|n| n.init.is_some());
+        let entry = running.ok_or_else(|| HostError::new("thaw_failed", "The node does not run."))?;
+        entry.frozen = false;
+        entry.size = Some(node.size);
         Ok(())
     }
 }
@@ -494,6 +527,7 @@ impl Machine for FakeHost {
             port: n.port,
             init_pid: n.init,
             ready: n.ready,
+            frozen: n.frozen,
             moving: n.moving.as_ref().map(|m| m.number),
         };
         Ok(Observed {

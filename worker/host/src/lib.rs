@@ -40,6 +40,8 @@ pub struct ObservedNode {
     pub init_pid: Option<i32>,
     /// Init has said that it is up since it was started.
     pub ready: bool,
+    /// Its processes stand still.
+    pub frozen: bool,
     /// The number of the move that copies of its disk are here for.
     pub moving: Option<u64>,
 }
@@ -95,8 +97,12 @@ pub trait Containers: Send + Sync {
     async fn wait_ready(&self, id: NodeId, deadline: Duration) -> Result<()>;
     /// Returns when the node's init ends (at once where it does not run). Never fails: an unknown node has ended.
     async fn wait_end(&self, id: NodeId);
-    /// Asks init to shut down; kills what is left after `grace`. `grace` zero kills at once.
+    /// Asks init to shut down; kills what is left after `grace`. `grace` zero kills at once. A frozen node is thawed.
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()>;
+    /// Lets all processes of a running node stand still, and returns when they do. Nothing of it takes time from then on.
+    async fn freeze(&self, id: NodeId) -> Result<()>;
+    /// Holds a running node to its plan's size, which may be another than it was started with, and lets it run on.
+    async fn thaw(&self, node: &NodePlan) -> Result<()>;
 }
 
 /// Disks on their way between hosts. Each move of a node has a number; what an earlier one left never serves another.

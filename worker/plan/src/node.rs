@@ -28,6 +28,10 @@ pub enum NodeAction {
     BeginMove,
     /// Remove the copies of a move that is over.
     EndMove,
+    /// Let its processes stand still.
+    Freeze,
+    /// Let them run on, within the plan's size.
+    Thaw,
     /// Take away port, disk and every file.
     Remove,
 }
@@ -44,6 +48,8 @@ impl NodeAction {
             Self::Ready => Step::Ready,
             Self::Stop => Step::Stop,
             Self::BeginMove | Self::EndMove => Step::Move,
+            Self::Freeze => Step::Freeze,
+            Self::Thaw => Step::Thaw,
             Self::Remove => Step::Remove,
         }
     }
@@ -61,7 +67,8 @@ pub enum NodeTodo {
 }
 
 /// A node of which nothing is on the host.
-pub const NOTHING: ObservedNode = ObservedNode { disk: false, port: false, init_pid: None, ready: false, moving: None };
+pub const NOTHING: ObservedNode =
+    ObservedNode { disk: false, port: false, init_pid: None, ready: false, frozen: false, moving: None };
 
 /// The newest plan that was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,9 +172,9 @@ pub fn diff(
         Wanted::Absent => absent(plan, observed, history),
         Wanted::Stopped => [stopped(observed), moved(plan, observed)].concat(),
         Wanted::Running => {
-            let actions = running(observed, history);
+            let actions = running(plan, observed, history);
             let vcluster_stays = vcluster.is_some_and(|v| v.wanted != Wanted::Absent);
-            if !vcluster_stays && actions.iter().any(|a| *a != NodeAction::Ready) {
+            if !vcluster_stays && !actions.iter().all(|a| needs_no_vcluster(*a)) {
                 return NodeTodo::NeedsVcluster;
             }
             // Last: nobody who waits for the node waits for this.
@@ -209,24 +216,36 @@ fn moved(plan: &NodePlan, observed: &ObservedNode) -> Vec<NodeAction> {
     }
 }
 
-fn running(observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {
+const fn needs_no_vcluster(action: NodeAction) -> bool {
+    matches!(action, NodeAction::Ready | NodeAction::Freeze | NodeAction::Thaw)
+}
+
+fn running(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {
     // Image, disk and port are ensured before every start: a reboot empties the packet filter, and a start that was cut
     // short may have left a disk half made. Where all is there already this costs next to nothing.
     const UP: [NodeAction; 5] =
         [NodeAction::Image, NodeAction::Disk, NodeAction::Network, NodeAction::Boot, NodeAction::Ready];
-    let mut actions = Vec::with_capacity(UP.len() + 1);
-    if observed.init_pid.is_none() {
-        actions.extend(UP);
-    } else if history.must_restart(observed) {
-        actions.push(NodeAction::Stop);
-        actions.extend(UP);
-    } else {
+    let mut actions = Vec::with_capacity(UP.len() + 2);
+    let runs_on = observed.init_pid.is_some() && !history.must_restart(observed);
+    if runs_on {
+        // What stands still never becomes ready.
+        if observed.frozen && (!plan.frozen || !observed.ready) {
+            actions.push(NodeAction::Thaw);
+        }
         if !observed.port {
             actions.push(NodeAction::Network);
         }
         if !observed.ready {
             actions.push(NodeAction::Ready);
         }
+    } else {
+        if observed.init_pid.is_some() {
+            actions.push(NodeAction::Stop);
+        }
+        actions.extend(UP);
+    }
+    if plan.frozen && !(runs_on && observed.frozen && observed.ready) {
+        actions.push(NodeAction::Freeze);
     }
     actions
 }
@@ -246,8 +265,13 @@ pub fn state(
         Wanted::Stopped if observed.init_pid.is_none() && !busy => (NodeState::Stopped, None),
         Wanted::Absent | Wanted::Stopped if given_up => (NodeState::Failed, reason),
         Wanted::Absent | Wanted::Stopped => (NodeState::Stopping, reason),
-        Wanted::Running if observed.init_pid.is_some() && observed.ready && !history.must_restart(observed) => {
-            (NodeState::Ready, None)
+        Wanted::Running
+            if observed.init_pid.is_some()
+                && observed.ready
+                && observed.frozen == plan.frozen
+                && !history.must_restart(observed) =>
+        {
+            (if plan.frozen { NodeState::Frozen } else { NodeState::Ready }, None)
         }
         Wanted::Running if given_up => (NodeState::Failed, reason),
         Wanted::Running => (NodeState::Starting, reason),

@@ -39,6 +39,7 @@ fn node(n: u8, vcluster: u8, wanted: Wanted, generation: u64, attempt: u32) -> N
         ip: [172, 16, 0, 2 + n].into(),
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
         moving: None,
+        frozen: false,
     }
 }
 
@@ -113,13 +114,22 @@ impl Model {
                 seen.init_pid = Some(self.next_pid);
             }
             NodeAction::Ready => {
-                assert!(seen.init_pid.is_some());
+                assert!(seen.init_pid.is_some() && !seen.frozen, "what stands still never becomes ready");
                 seen.ready = true;
                 past.became_ready(T0);
             }
             NodeAction::Stop => {
                 seen.init_pid = None;
                 seen.ready = false;
+                seen.frozen = false;
+            }
+            NodeAction::Freeze => {
+                assert!(seen.ready && self.desired.nodes[&id].frozen);
+                seen.frozen = true;
+            }
+            NodeAction::Thaw => {
+                assert!(seen.frozen);
+                seen.frozen = false;
             }
             NodeAction::BeginMove => seen.moving = self.desired.nodes[&id].moving.map(|m| m.number),
             NodeAction::EndMove => {
@@ -177,12 +187,13 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
 
 fn any_observed_node() -> impl Strategy<Value = ObservedNode> {
     let moving = proptest::option::of(1..3u64);
-    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>(), moving).prop_map(
-        |(disk, port, init_pid, ready, moving)| ObservedNode {
+    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>(), any::<bool>(), moving).prop_map(
+        |(disk, port, init_pid, ready, frozen, moving)| ObservedNode {
             disk: disk || init_pid.is_some(),
             port,
             init_pid,
             ready: ready && init_pid.is_some(),
+            frozen: frozen && init_pid.is_some(),
             moving,
         },
     )
@@ -196,14 +207,14 @@ fn any_moving() -> impl Strategy<Value = Option<Moving>> {
 prop_compose! {
     /// Up to eight nodes in two vclusters, some with plans, some on the host, some both.
     fn any_host()(
-        plans in proptest::collection::btree_map(0u8..8, (any_wanted(), 1u64..5, any_moving()), 0..8),
+        plans in proptest::collection::btree_map(0u8..8, (any_wanted(), 1u64..5, any_moving(), any::<bool>()), 0..8),
         here in proptest::collection::btree_map(0u8..8, any_observed_node(), 0..8),
         vclusters in proptest::collection::btree_map(0u8..2, any_wanted(), 2..=2),
         bridges in proptest::collection::btree_map(0u8..2, (any::<bool>(), proptest::option::of(1u64..5)), 0..=2),
     ) -> (DesiredHost, Observed) {
         let desired = DesiredHost {
-            nodes: plans.into_iter().map(|(n, (wanted, generation, moving))| {
-                (node_id(n), NodePlan { moving, ..node(n, n % 2, wanted, generation, 0) })
+            nodes: plans.into_iter().map(|(n, (wanted, generation, moving, frozen))| {
+                (node_id(n), NodePlan { moving, frozen, ..node(n, n % 2, wanted, generation, 0) })
             }).collect(),
             vclusters: vclusters.into_iter().map(|(n, wanted)| (vcluster_id(n), vcluster(n, wanted, 1))).collect(),
         };
@@ -225,7 +236,10 @@ proptest! {
             let seen = host.observed.nodes.get(id).cloned().unwrap_or_default();
             let vcluster_stays = host.desired.vclusters[&plan.vcluster].wanted != Wanted::Absent;
             match plan.wanted {
-                Wanted::Running if vcluster_stays => prop_assert!(seen.ready && seen.port && seen.init_pid.is_some()),
+                Wanted::Running if vcluster_stays => {
+                    prop_assert!(seen.ready && seen.port && seen.init_pid.is_some());
+                    prop_assert_eq!(seen.frozen, plan.frozen);
+                }
                 Wanted::Running => {}
                 Wanted::Stopped => prop_assert!(seen.init_pid.is_none()),
                 Wanted::Absent => prop_assert_eq!(&seen, &node::NOTHING),
@@ -291,7 +305,7 @@ proptest! {
 }
 
 fn up(pid: i32) -> ObservedNode {
-    ObservedNode { disk: true, port: true, init_pid: Some(pid), ready: true, moving: None }
+    ObservedNode { disk: true, port: true, init_pid: Some(pid), ready: true, frozen: false, moving: None }
 }
 
 #[test]
@@ -307,6 +321,20 @@ fn an_attempt_restarts_a_running_node_once() {
     // The new init is another process: done, also for a worker that was killed in between and only knows `replacing`.
     assert_eq!(node::diff(&again, Some(&v), &up(8), &past, T0), NodeTodo::Nothing);
     assert_eq!(node::state(&again, &up(8), &past, false).0, NodeState::Ready);
+}
+
+#[test]
+fn a_frozen_node_is_thawed_as_it_is() {
+    let v = vcluster(0, Wanted::Running, 1);
+    let frozen = ObservedNode { frozen: true, ..up(7) };
+    let warm = NodePlan { frozen: true, ..node(1, 0, Wanted::Running, 1, 0) };
+    let claimed = NodePlan { generation: 2, frozen: false, ..warm.clone() };
+    let past = NodeHistory::default();
+    assert_eq!(node::state(&warm, &frozen, &past, false).0, NodeState::Frozen);
+    assert_eq!(node::state(&warm, &up(7), &past, false).0, NodeState::Starting);
+    assert_eq!(node::diff(&warm, Some(&v), &up(7), &past, T0), NodeTodo::Do(vec![NodeAction::Freeze]));
+    assert_eq!(node::state(&claimed, &frozen, &past, false).0, NodeState::Starting);
+    assert_eq!(node::diff(&claimed, Some(&v), &frozen, &past, T0), NodeTodo::Do(vec![NodeAction::Thaw]));
 }
 
 #[test]

@@ -344,13 +344,16 @@ impl Loop {
         self.count += 1;
         node.touched = self.count;
         node.ended = None;
-        if actions.iter().any(|a| matches!(a, NodeAction::Boot | NodeAction::Stop | NodeAction::Remove)) {
+        if actions
+            .iter()
+            .any(|a| matches!(a, NodeAction::Boot | NodeAction::Thaw | NodeAction::Stop | NodeAction::Remove))
+        {
             node.steps.clear();
         }
         tracing::debug!(node = %id, name = %plan.name, ?actions, "acting");
         let cancel = CancellationToken::new();
         let attempt = node.history.seen.map_or(plan.attempt, |s| s.attempt);
-        node.task = Some(InFlight { cancel: cancel.clone(), wanted: plan.wanted, attempt });
+        node.task = Some(InFlight { cancel: cancel.clone(), wanted: plan.wanted, attempt, frozen: plan.frozen });
         let restarts = node.history.replacing.is_some() && actions.first() == Some(&NodeAction::Stop);
         let saved = restarts.then(|| (self.ledger_saved.subscribe(), self.ledger_version));
         let task = NodeTask { plan, vcluster, actions, observed: node.observed.clone(), cancel, saved };
@@ -415,6 +418,7 @@ impl Loop {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.observed.init_pid = None;
         node.observed.ready = false;
+        node.observed.frozen = false;
         node.stale = true;
         node.touched = self.count;
         if let Some(plan) = node.plan.as_ref().filter(|p| p.wanted == Wanted::Running) {

@@ -38,6 +38,7 @@ pub(super) struct InFlight {
     pub cancel: CancellationToken,
     pub wanted: Wanted,
     pub attempt: u32,
+    pub frozen: bool,
 }
 
 /// Somebody waits for this init to end.
@@ -69,7 +70,8 @@ impl Node {
     pub(super) fn interrupt_if_outdated(&self) {
         if let Some(task) = &self.task {
             let attempt = self.history.seen.map_or(0, |s| s.attempt);
-            if self.plan.as_ref().is_none_or(|p| p.wanted != task.wanted) || attempt != task.attempt {
+            let same = |p: &Arc<NodePlan>| p.wanted == task.wanted && p.frozen == task.frozen;
+            if !self.plan.as_ref().is_some_and(same) || attempt != task.attempt {
                 task.cancel.cancel();
             }
         }

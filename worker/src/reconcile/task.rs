@@ -179,6 +179,7 @@ async fn act(
             if let Some((vcluster, _)) = &task.vcluster {
                 observed.init_pid = Some(host.start(plan, vcluster).await?);
                 observed.ready = false;
+                observed.frozen = false;
             }
         }
         NodeAction::Ready => {
@@ -209,6 +210,14 @@ async fn act(
             host.end_move(id).await?;
             observed.moving = None;
         }
+        NodeAction::Freeze => {
+            host.freeze(id).await?;
+            observed.frozen = true;
+        }
+        NodeAction::Thaw => {
+            host.thaw(plan).await?;
+            observed.frozen = false;
+        }
         NodeAction::Stop => {
             if plan.moving.is_some() {
                 run_hook(context, plan, BEFORE_MOVE).await;
@@ -217,6 +226,7 @@ async fn act(
             host.stop(id, grace).await?;
             observed.init_pid = None;
             observed.ready = false;
+            observed.frozen = false;
         }
         NodeAction::Remove => {
             // Both, whatever becomes of the first: what can go should go.

@@ -223,6 +223,16 @@ impl Containers for TestHost {
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()> {
         self.fake.stop(id, grace).await
     }
+
+    async fn freeze(&self, id: NodeId) -> Result<()> {
+        let done = self.fake.freeze(id).await;
+        self.pass(Op::Freeze).await;
+        done
+    }
+
+    async fn thaw(&self, node: &NodePlan) -> Result<()> {
+        self.fake.thaw(node).await
+    }
 }
 
 #[async_trait]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use docklet_store::Store;
 use docklet_store::keys::Key;
+use docklet_types::plan::NodePlan;
 use docklet_types::report::{NodeState, Step};
+use docklet_types::size::Size;
 use docklet_types::spec::Wanted;
 use docklet_worker::audit::audit;
 use docklet_worker_host::fake::Op;
@@ -148,6 +150,35 @@ async fn a_node_waits_for_its_vcluster() {
     site.reaches(1, NodeState::Starting, 1).await;
     site.plan_vcluster(&vcluster(Wanted::Running, 1)).await;
     site.reaches(1, NodeState::Ready, 1).await;
+}
+
+/// Booted ahead and frozen, then asked for with another size; and asked for while it still boots.
+#[tokio::test]
+async fn a_node_that_was_booted_ahead_is_taken_over() {
+    let site = Site::new();
+    let _worker = site.worker();
+    site.plan_vcluster(&vcluster(Wanted::Running, 1)).await;
+    let warm = NodePlan { frozen: true, ..node(1, Wanted::Running, 1) };
+    site.plan_node(&warm).await;
+    site.reaches(1, NodeState::Frozen, 1).await;
+    let pid = site.report(1).await.unwrap().init_pid;
+    let size = Size::new(0.5, 128, 64).unwrap();
+    site.plan_node(&NodePlan { generation: 2, frozen: false, size, ..warm }).await;
+    site.reaches(1, NodeState::Ready, 2).await;
+    let report = site.report(1).await.unwrap();
+    assert_eq!(report.init_pid, pid);
+    assert_eq!(report.steps.iter().map(|s| s.step).collect::<Vec<_>>(), [Step::Thaw]);
+    assert_eq!(site.host.fake.state().nodes[&node_id(1)].size, Some(size));
+
+    site.host.hang(Op::WaitReady);
+    let early = NodePlan { frozen: true, ..node(2, Wanted::Running, 1) };
+    site.plan_node(&early).await;
+    eventually("it boots", || async { site.host.stuck() > 0 }).await;
+    site.plan_node(&NodePlan { generation: 2, frozen: false, ..early }).await;
+    eventually("it still boots, under its new plan", || async { site.host.stuck() > 1 }).await;
+    site.host.mend();
+    site.reaches(2, NodeState::Ready, 2).await;
+    assert_eq!((site.host.calls(Op::Start), site.host.calls(Op::Freeze)), (2, 1), "it was never frozen");
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ pub fn node(n: u8, wanted: Wanted, generation: u64) -> NodePlan {
         ip: [172, 16, 0, 2 + n].into(),
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
         moving: None,
+        frozen: false,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{REFUSED, go, is_for_form, page, shell};
 use crate::app::create::NewVcluster;
 use crate::app::images::Images;
 use crate::app::vclusters::Vclusters;
+use crate::app::warm::WarmNodes;
 use crate::auth::Actor;
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::ApiError;
@@ -120,8 +121,11 @@ async fn room_for(actor: &Actor, vclusters: &Vclusters, form: &Form) -> Result<N
 pub async fn fit(
     actor: Actor,
     vclusters: web::Data<Vclusters>,
+    warm: web::Data<WarmNodes>,
     form: web::Form<Form>,
 ) -> Result<HttpResponse, ApiError> {
+    // The page asks every minute as long as it is open.
+    warm.expect(actor.name());
     page(StatusCode::OK, &room_for(&actor, &vclusters, &form).await?)
 }
 
@@ -134,7 +138,9 @@ pub async fn show(
     actor: Actor,
     vclusters: web::Data<Vclusters>,
     images: web::Data<Images>,
+    warm: web::Data<WarmNodes>,
 ) -> Result<HttpResponse, ApiError> {
+    warm.expect(actor.name());
     let settings = vclusters.settings();
     let form = NewForm {
         name: String::new(),

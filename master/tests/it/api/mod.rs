@@ -16,3 +16,4 @@ mod quotas;
 mod sessions;
 mod support;
 mod users;
+mod warm;

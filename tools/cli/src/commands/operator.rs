@@ -122,7 +122,7 @@ fn host_table(hosts: &[HostView], style: Style) -> String {
             vec![
                 h.name.clone().into(),
                 h.status.clone().into(),
-                format!("{}/{}", h.nodes_ready, h.nodes).into(),
+                nodes(h).into(),
                 cpu(h).into(),
                 memory(h).into(),
                 disk(h).into(),
@@ -134,6 +134,12 @@ fn host_table(hosts: &[HostView], style: Style) -> String {
         })
         .collect();
     table(&columns, &rows, style)
+}
+
+/// `3/4`, and how many more are kept warm.
+fn nodes(h: &HostView) -> String {
+    let warm = if h.nodes_warm > 0 { format!("+{}", h.nodes_warm) } else { String::new() };
+    format!("{}/{}{warm}", h.nodes_ready, h.nodes)
 }
 
 fn cpu(h: &HostView) -> String {
@@ -162,6 +168,7 @@ fn host_facts(host: &HostView, style: Style) -> String {
             ("host", style.bold(&host.name)),
             ("status", host.status.clone()),
             ("nodes", format!("{} of {} ready", host.nodes_ready, host.nodes)),
+            ("warm", format!("{} booted ahead for users who are here", host.nodes_warm)),
             ("cpu", format!("{} handed out", cpu(host))),
             ("memory", format!("{} handed out", memory(host))),
             ("disk", format!("{} handed out", disk(host))),

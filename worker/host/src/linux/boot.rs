@@ -306,11 +306,29 @@ impl Containers for LinuxHost {
         }
     }
 
+    async fn freeze(&self, id: NodeId) -> Result<()> {
+        let frozen = self.blocking(move |_| cgroup::freeze(&kernel_names::container(id))).await?;
+        frozen.map_err(|e| failed("freeze_failed", "The node could not be frozen", &e))
+    }
+
+    async fn thaw(&self, node: &NodePlan) -> Result<()> {
+        let (id, size) = (node.id, node.size);
+        let thawed = self.blocking(move |inner| {
+            // The limits first: it never runs beyond them.
+            cgroup::limit(&kernel_names::container(id), &size)?;
+            inner.pool.create(id, size.disk_mib).map_err(io::Error::other)?;
+            cgroup::thaw(&kernel_names::container(id))
+        });
+        thawed.await?.map_err(|e| failed("thaw_failed", &format!("Node {} could not be thawed", node.name), &e))
+    }
+
     async fn stop(&self, id: NodeId, grace: Duration) -> Result<()> {
         self.inner.seen.lock().insert(id);
         self.inner.reports.lock().remove(&id);
         let _stopping = Stopping::begin(&self.inner, id);
         let what = "The node could not be stopped";
+        let thawed = self.blocking(move |_| cgroup::thaw(&kernel_names::container(id))).await?;
+        thawed.map_err(|e| failed("stop_failed", what, &e))?;
         let state = self.state(id);
         let down = match run::look(&state) {
             State::Running(run) => {

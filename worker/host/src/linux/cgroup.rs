@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use super::proc::Process;
 use super::sys;
@@ -175,6 +176,85 @@ fn of(container: &str) -> Vec<PathBuf> {
     found
 }
 
+/// How long all processes of a node may take until they stand still.
+const FREEZE: Duration = Duration::from_secs(5);
+
+/// The cgroup that a container is frozen through: version 2's can be killed while they stand still, so that one is
+/// preferred where the machine has both.
+fn freezer(container: &str) -> Option<(PathBuf, Version)> {
+    let payloads = of(container).into_iter().filter(|d| !d.to_string_lossy().contains("/lxc.monitor."));
+    let found = payloads.filter_map(|d| match () {
+        () if d.join("cgroup.freeze").exists() => Some((d, Version::V2)),
+        () if d.join("freezer.state").exists() => Some((d, Version::V1)),
+        () => None,
+    });
+    found.max_by_key(|(_, version)| *version == Version::V2)
+}
+
+fn says_frozen(directory: &Path, version: Version) -> bool {
+    match version {
+        Version::V1 => fs::read_to_string(directory.join("freezer.state")).is_ok_and(|s| s.trim() == "FROZEN"),
+        Version::V2 => {
+            fs::read_to_string(directory.join("cgroup.events")).is_ok_and(|e| e.lines().any(|l| l == "frozen 1"))
+        }
+    }
+}
+
+pub fn is_frozen(container: &str) -> bool {
+    freezer(container).is_some_and(|(directory, version)| says_frozen(&directory, version))
+}
+
+/// Returns when every process of the container stands still.
+pub fn freeze(container: &str) -> io::Result<()> {
+    let (directory, version) = freezer(container).ok_or(io::ErrorKind::NotFound)?;
+    let deadline = Instant::now() + FREEZE;
+    loop {
+        // Version 1 may have to be asked again where processes come and go.
+        match version {
+            Version::V1 => fs::write(directory.join("freezer.state"), "FROZEN")?,
+            Version::V2 => fs::write(directory.join("cgroup.freeze"), "1")?,
+        }
+        if says_frozen(&directory, version) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            thaw(container)?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a process of it does not stand still"));
+        }
+        sys::pause(1);
+    }
+}
+
+/// Lets the container's processes run on; success too where nothing of it is there.
+pub fn thaw(container: &str) -> io::Result<()> {
+    match freezer(container) {
+        Some((directory, Version::V1)) => fs::write(directory.join("freezer.state"), "THAWED"),
+        Some((directory, Version::V2)) => fs::write(directory.join("cgroup.freeze"), "0"),
+        None => Ok(()),
+    }
+}
+
+/// Holds a running container to another size.
+pub fn limit(container: &str, size: &Size) -> io::Result<()> {
+    let directories = of(container);
+    let payloads = || directories.iter().filter(|d| !d.to_string_lossy().contains("/lxc.monitor."));
+    let write = || {
+        let mut outcome = Ok(());
+        for (key, value) in limits(size, features()) {
+            let file = key.trim_start_matches("lxc.cgroup2.").trim_start_matches("lxc.cgroup.");
+            for path in payloads().map(|d| d.join(file)).filter(|p| p.exists()) {
+                if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+                    continue;
+                }
+                outcome = fs::write(&path, &value).and(outcome);
+            }
+        }
+        outcome
+    };
+    // Memory with and without swap bound each other: which may change first depends on the direction.
+    write().or_else(|_| write())
+}
+
 /// Process ids in a cgroup and below it.
 fn members(directory: &Path) -> Vec<i32> {
     let mut pids: Vec<i32> = fs::read_to_string(directory.join("cgroup.procs"))
@@ -214,6 +294,8 @@ pub fn clear(container: &str) -> io::Result<()> {
             return Ok(());
         }
         last = Ok(());
+        // What stands still in version 1 does not even die.
+        let _ = thaw(container);
         for directory in &directories {
             for process in members(directory).into_iter().filter_map(Process::current) {
                 process.kill(0)?;

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::machine::{self, ProbeRequest};
 use super::run::{self, State};
-use super::{GENERATION, LinuxHost, apparmor, container, disk, helper, inventory, moves, network, private_directory};
+use super::{
+    GENERATION, LinuxHost, apparmor, cgroup, container, disk, helper, inventory, moves, network, private_directory,
+};
 use crate::reason::chain;
 use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
 
@@ -193,6 +195,7 @@ impl Machine for LinuxHost {
                 if let State::Running(run) = run::look(&state) {
                     node.init_pid = Some(run.init.pid);
                     node.ready = run::is_ready(&state, run.init);
+                    node.frozen = cgroup::is_frozen(&kernel_names::container(id));
                 }
             }
             for id in ids(&paths.node_moves()) {

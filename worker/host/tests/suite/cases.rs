@@ -6,6 +6,7 @@ use docklet_types::image::ImageRef;
 use docklet_types::plan::NodePlan;
 use docklet_types::port::{Forward, Protocol};
 use docklet_types::rate::RateLimits;
+use docklet_types::size::Size;
 use docklet_worker_host::Owner;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -79,6 +80,30 @@ pub async fn everything_may_be_asked_twice(world: &World) {
     for _ in 0..2 {
         world.take_down(&vcluster, &nodes).await;
     }
+    world.assert_clean().await;
+}
+
+/// A frozen node stands still until it is thawed, with the size that it has then; and it can be taken down as it is.
+pub async fn a_node_is_frozen_and_thawed(world: &World) {
+    let (vcluster, nodes) = cluster(world, 0, 1);
+    let node = &nodes[0];
+    let host = &world.host;
+    let pid = world.bring_up(&vcluster, node).await;
+    for _ in 0..2 {
+        host.freeze(node.id).await.unwrap();
+    }
+    let it = (world.restarted)().observe().await.unwrap().nodes[&node.id].clone();
+    assert!(it.frozen && it.ready && it.init_pid == Some(pid), "{it:?}");
+    let larger = NodePlan { size: Size::new(0.5, 320, 512).unwrap(), ..node.clone() };
+    for _ in 0..2 {
+        host.thaw(&larger).await.unwrap();
+    }
+    let it = host.observe().await.unwrap().nodes[&node.id].clone();
+    assert!(!it.frozen && it.ready && it.init_pid == Some(pid), "{it:?}");
+    let said = host.exec(node.id, &argv(&["sh", "-c", "echo here"]), "", READY).await.unwrap();
+    assert_eq!(said.map(|o| o.exit_code), Some(0));
+    host.freeze(node.id).await.unwrap();
+    world.take_down(&vcluster, &nodes).await;
     world.assert_clean().await;
 }
 
@@ -453,6 +478,7 @@ on_both! {
     a_node_lives_and_dies,
     a_network_that_is_in_use_is_not_given_twice,
     everything_may_be_asked_twice,
+    a_node_is_frozen_and_thawed,
     a_stopped_node_starts_again,
     the_end_of_a_node_is_noticed,
     a_new_worker_adopts,

@@ -72,6 +72,7 @@ pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan 
         ip,
         mac: Mac::of_address(ip),
         moving: None,
+        frozen: false,
     }
 }
 

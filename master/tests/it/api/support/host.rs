@@ -130,12 +130,13 @@ impl Worker {
                 Some(Key::NodePlan(_, id)) => {
                     let plan: NodePlan = serde_json::from_slice(&entry.value).unwrap();
                     let key = self.keys.write(&Key::NodeReport(self.name.clone(), id));
-                    let answered = self.store.get(&key).await?.is_some_and(|report| {
-                        let report: NodeReport = serde_json::from_slice(&report.value).unwrap();
-                        report.generation == plan.generation && report.attempt == plan.attempt
-                    });
-                    if !answered {
-                        self.store.txn(Txn::new().when(unchanged).put(key, &report(&plan, fails_at)).unwrap()).await?;
+                    let before = self.store.get(&key).await?;
+                    let before: Option<NodeReport> = before.map(|r| serde_json::from_slice(&r.value).unwrap());
+                    let answers = |r: &NodeReport| r.generation == plan.generation && r.attempt == plan.attempt;
+                    if !before.as_ref().is_some_and(answers) {
+                        let stood = before.is_some_and(|r| r.state == NodeState::Frozen);
+                        let report = report(&plan, stood, fails_at);
+                        self.store.txn(Txn::new().when(unchanged).put(key, &report).unwrap()).await?;
                     }
                 }
                 Some(Key::VclusterPlan(_, id)) => {
@@ -165,13 +166,16 @@ impl Worker {
     }
 }
 
-fn report(plan: &NodePlan, fails_at: Option<Step>) -> NodeReport {
+fn report(plan: &NodePlan, stood: bool, fails_at: Option<Step>) -> NodeReport {
+    const UP: [Step; 5] = [Step::Image, Step::Disk, Step::Network, Step::Boot, Step::Ready];
     let now = Micros::now();
     let done = |step| StepTiming { step, started_at: now, ended_at: Some(now) };
     let (state, steps) = match plan.wanted {
         Wanted::Absent => (NodeState::Absent, vec![Step::Stop, Step::Remove]),
         Wanted::Stopped => (NodeState::Stopped, vec![Step::Stop]),
-        Wanted::Running => (NodeState::Ready, vec![Step::Image, Step::Disk, Step::Network, Step::Boot, Step::Ready]),
+        Wanted::Running if plan.frozen => (NodeState::Frozen, [&UP[..], &[Step::Freeze]].concat()),
+        Wanted::Running if stood => (NodeState::Ready, vec![Step::Thaw]),
+        Wanted::Running => (NodeState::Ready, UP.to_vec()),
     };
     let failed = fails_at.filter(|step| steps.contains(step));
     let steps: Vec<StepTiming> = match failed {
