@@ -3,7 +3,7 @@
 # very last is `N passed, M failed`.
 #
 #   sudo tools/test.sh                 everything but `faults` and `kernel`
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end hosts faults portal kernel
+#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end booted-ahead hosts faults portal kernel
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -64,6 +64,12 @@ test_docs() { tools/check-docs.sh; }
 test_end_to_end() {
   node_modules tools/e2e
   (cd tools/e2e && node run.mjs ten-nodes tenants bad-input two-masters restore)
+}
+
+# The main job once more, with nodes that were booted before they were asked for.
+test_booted_ahead() {
+  node_modules tools/e2e
+  (cd tools/e2e && DOCKLET_PREBOOT_NODES=10 DOCKLET_DEFAULT_IMAGE=small DOCKLET_NODE_DISK_MIB=4096 node run.mjs ten-nodes)
 }
 
 # What happens between hosts, each in a network namespace of its own.

@@ -266,7 +266,7 @@ pub fn host(
             half.and_then(|h| h.report.as_ref()).is_some_and(|r| r.value.state == NodeState::Ready)
         })
         .count();
-    let warm = warm::on_host(cluster, host);
+    let (planned_warm, warm) = warm::on_host(cluster, host);
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
     let status = match () {
         () if !host.alive => "unreachable",
@@ -291,7 +291,7 @@ pub fn host(
         storage: report.storage.clone(),
         capacity: report.capacity,
         allocated,
-        nodes: u32::try_from(host.nodes.len().saturating_sub(warm)).unwrap_or(u32::MAX),
+        nodes: u32::try_from(host.nodes.len().saturating_sub(planned_warm)).unwrap_or(u32::MAX),
         nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
         nodes_warm: u32::try_from(warm).unwrap_or(u32::MAX),
         checks: report.checks.clone(),

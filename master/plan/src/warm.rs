@@ -92,9 +92,13 @@ fn is_spoilt(cluster: &Cluster, spec: &VclusterSpec) -> bool {
     })
 }
 
-/// Nodes of a host that are kept warm.
+/// How many nodes of a host are to be kept warm, and how many of them are up and frozen.
 #[must_use]
-pub fn on_host(cluster: &Cluster, host: &HostState) -> usize {
-    let frozen = |id| cluster.node(id).and_then(|p| p.plan.as_ref()).is_some_and(|(_, plan)| plan.value.frozen);
-    host.nodes.iter().filter(|id| frozen(**id)).count()
+pub fn on_host(cluster: &Cluster, host: &HostState) -> (usize, usize) {
+    let kept = host.nodes.iter().filter_map(|id| cluster.node(*id));
+    let kept = kept.filter(|placed| placed.plan.as_ref().is_some_and(|(_, plan)| plan.value.frozen));
+    kept.fold((0, 0), |(planned, up), placed| {
+        let frozen = placed.report.as_ref().is_some_and(|(_, r)| r.value.state == NodeState::Frozen);
+        (planned + 1, up + usize::from(frozen))
+    })
 }
