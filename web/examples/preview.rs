@@ -107,7 +107,7 @@ fn nodes(count: u32, status: Status) -> Vec<NodeView> {
 }
 
 fn step(step: Step, done: u32, total: u32, millis: u64) -> StepView {
-    StepView { step, done, total, millis, finished: done == total }
+    StepView { step, done, total, started_millis: 0, millis, finished: done == total }
 }
 
 fn operation(p: &Pages<'_>, action: &str, outcome: &str, seconds: i64, steps: Vec<StepView>) -> OperationView {
@@ -119,9 +119,18 @@ fn operation(p: &Pages<'_>, action: &str, outcome: &str, seconds: i64, steps: Ve
         started_at: p.ago(seconds),
         ended_at: (outcome != "running").then(|| p.ago(seconds - 1)),
         millis: steps.iter().map(|s| s.millis).sum(),
-        steps,
+        steps: one_after_the_other(steps),
         reason: (outcome == "failed").then(failure),
     }
+}
+
+fn one_after_the_other(mut steps: Vec<StepView>) -> Vec<StepView> {
+    let mut began = 0;
+    for step in &mut steps {
+        step.started_millis = began;
+        began += step.millis;
+    }
+    steps
 }
 
 fn failure() -> Reason {
@@ -131,7 +140,9 @@ fn failure() -> Reason {
 
 fn up_steps(n: u32) -> Vec<StepView> {
     vec![
+        step(Step::Admit, 1, 1, 2),
         step(Step::Place, n, n, 4),
+        step(Step::HandOver, n, n, 3),
         step(Step::Image, n, n, 18),
         step(Step::Disk, n, n, 46),
         step(Step::Network, n, n, 31),

@@ -214,7 +214,9 @@ pub fn count(n: impl fmt::Display, one: &str, many: &str) -> String {
 #[must_use]
 pub fn step_words(step: impl Borrow<Step>) -> &'static str {
     match step.borrow() {
+        Step::Admit => "Check the request",
         Step::Place => "Place on a host",
+        Step::HandOver => "Tell the host",
         Step::Image => "Unpack the image",
         Step::Disk => "Make the disk",
         Step::Network => "Connect the network",
@@ -225,6 +227,7 @@ pub fn step_words(step: impl Borrow<Step>) -> &'static str {
         Step::Move => "Move",
         Step::Freeze => "Freeze",
         Step::Thaw => "Thaw what was booted ahead",
+        Step::Report => "Hear of the last node",
     }
 }
 

@@ -111,7 +111,7 @@ fn operation(outcome: &str) -> OperationView {
         started_at: hostile(),
         ended_at: None,
         millis: 5,
-        steps: vec![StepView { step: Step::Boot, done: 1, total: 2, millis: 5, finished: false }],
+        steps: vec![StepView { step: Step::Boot, done: 1, total: 2, started_millis: 1, millis: 5, finished: false }],
         reason: reason(),
     }
 }

@@ -12,6 +12,7 @@ use crate::port::Forward;
 use crate::rate::RateLimits;
 use crate::size::Size;
 use crate::spec::{VclusterKeys, Wanted};
+use crate::time::Micros;
 
 /// One node on one host. Key: `plans/<host>/nodes/<id>`. A worker refuses a generation older than one it has seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct NodePlan {
     /// Booted, then stopped where it stands until this changes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
+    /// When the planner wrote it; for timing alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_at: Option<Micros>,
 }
 
 /// One host's part in a node's move.

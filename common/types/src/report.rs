@@ -89,7 +89,12 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
+    /// From the request to its being written down: checks, keys, the history's row.
+    Admit,
+    /// Storing the wish, hearing of it, and choosing hosts.
     Place,
+    /// Storing a node's plan, until its host begins.
+    HandOver,
     Image,
     Disk,
     Network,
@@ -102,12 +107,16 @@ pub enum Step {
     Freeze,
     /// Running on after it was frozen.
     Thaw,
+    /// From the last node's end until the master knows it.
+    Report,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Admit => "admit",
             Self::Place => "place",
+            Self::HandOver => "hand over",
             Self::Image => "image",
             Self::Disk => "disk",
             Self::Network => "network",
@@ -118,6 +127,7 @@ impl fmt::Display for Step {
             Self::Move => "move",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
+            Self::Report => "report",
         })
     }
 }

@@ -81,6 +81,9 @@ pub struct VclusterSpec {
     /// The id that a request would have given, which took over a warm vcluster instead: its repetition finds it so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_as: Option<VclusterId>,
+    /// When the change in force was about to be written; for timing alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted_at: Option<Micros>,
 }
 
 /// How long a vcluster is kept warm.

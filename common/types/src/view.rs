@@ -191,6 +191,9 @@ pub struct StepView {
     pub done: u32,
     /// Nodes that need it.
     pub total: u32,
+    /// From the request to the first node's beginning.
+    #[serde(default)]
+    pub started_millis: u64,
     /// From the first node's beginning to the last node's end, or to now.
     pub millis: u64,
     pub finished: bool,

@@ -245,7 +245,7 @@ async fn history_keeps_the_first_outcome_and_goes_with_its_owner(db: Db, other: 
     };
     db.add_operation(&new).await.unwrap();
     assert!(db.running_operations().await.unwrap().iter().any(|o| o.id == id));
-    let steps = [StepView { step: Step::Boot, done: 3, total: 3, millis: 400, finished: true }];
+    let steps = [StepView { step: Step::Boot, done: 3, total: 3, started_millis: 12, millis: 400, finished: true }];
     let reason = Reason::new("no_room", "No room.");
     assert!(db.end_operation(id, Outcome::Failed, Some(&reason), &steps, now()).await.unwrap());
     assert!(!other.end_operation(id, Outcome::Done, None, &[], now()).await.unwrap());

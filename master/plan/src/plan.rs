@@ -348,6 +348,7 @@ fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
         mac: Mac::of_address(ip),
         moving: None,
         frozen: spec.warm.is_some(),
+        planned_at: None,
     }
 }
 

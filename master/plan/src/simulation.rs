@@ -127,6 +127,7 @@ impl World {
             keys: VclusterKeys { user: pair(), host: pair() },
             warm: None,
             asked_as: None,
+            admitted_at: None,
         };
         self.put_spec(spec);
         id

@@ -196,45 +196,61 @@ pub fn is_done(cluster: &Cluster, spec: &VclusterSpec) -> bool {
     }) && cluster.placed_nodes(spec.id).all(|(id, _)| named.contains(&id))
 }
 
-/// The steps of the change in force, over all nodes. `now` ends those that run.
+/// The steps of the change in force, over all nodes, in the order they begin. `now` ends those that run.
 #[must_use]
 pub fn steps(cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Vec<StepView> {
     let since = spec.changed_at;
     let mut timings: BTreeMap<Step, Vec<StepTiming>> = BTreeMap::new();
-    let mut first_step: Option<Micros> = None;
+    let mut add = |step, started_at, ended_at| {
+        timings.entry(step).or_default().push(StepTiming { step, started_at, ended_at });
+    };
+    let admitted = spec.admitted_at.filter(|at| *at >= since);
+    if let Some(at) = admitted {
+        add(Step::Admit, since, Some(at));
+    }
     for (_, placed) in cluster.placed_nodes(spec.id) {
-        for timing in placed.report.iter().flat_map(|(_, r)| &r.value.steps).filter(|t| t.started_at >= since) {
-            first_step = Some(first_step.map_or(timing.started_at, |f| f.min(timing.started_at)));
-            timings.entry(timing.step).or_default().push(timing.clone());
+        let reported = placed.report.iter().flat_map(|(_, r)| &r.value.steps).filter(|t| t.started_at >= since);
+        let planned = placed.plan.as_ref().and_then(|(_, p)| p.value.planned_at).filter(|at| *at >= since);
+        if let Some(planned) = planned {
+            add(Step::Place, admitted.unwrap_or(since), Some(planned));
+            add(Step::HandOver, planned, reported.clone().map(|t| t.started_at).min());
+        }
+        for timing in reported {
+            add(timing.step, timing.started_at, timing.ended_at);
         }
     }
-    let mut views = Vec::new();
-    let fresh: Vec<_> = spec.nodes.iter().filter(|n| cluster.node(n.id).is_none_or(|p| p.plan.is_none())).collect();
-    if spec.wanted == Wanted::Running && (first_step.is_some() || !fresh.is_empty()) {
-        let total = u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX);
-        let missing = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
-        let end = if missing == 0 { first_step.unwrap_or(now) } else { now };
-        views.push(StepView {
-            step: Step::Place,
-            done: total - missing,
-            total,
-            millis: end.millis_since(since),
-            finished: missing == 0,
-        });
+    if spec.wanted == Wanted::Running {
+        let fresh = spec.nodes.iter().filter(|n| cluster.node(n.id).is_none_or(|p| p.plan.is_none()));
+        fresh.for_each(|_| add(Step::Place, admitted.unwrap_or(since), None));
     }
-    for (step, all) in timings {
-        let started = all.iter().map(|t| t.started_at).min().unwrap_or(now);
-        let finished = all.iter().all(|t| t.ended_at.is_some());
-        let ended = if finished { all.iter().filter_map(|t| t.ended_at).max().unwrap_or(now) } else { now };
-        views.push(StepView {
-            step,
-            done: u32::try_from(all.iter().filter(|t| t.ended_at.is_some()).count()).unwrap_or(u32::MAX),
-            total: u32::try_from(all.len()).unwrap_or(u32::MAX),
-            millis: ended.millis_since(started),
-            finished,
-        });
+    timings.into_iter().map(|(step, all)| over_all(step, &all, since, now)).collect()
+}
+
+/// The same for a change that has come to its end `now`.
+#[must_use]
+pub fn steps_to_the_end(cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Vec<StepView> {
+    let mut views = steps(cluster, spec, now);
+    let reports = cluster.placed_nodes(spec.id).filter_map(|(_, placed)| placed.report.as_ref());
+    let ended = reports.flat_map(|(_, r)| &r.value.steps).filter_map(|t| t.ended_at).max();
+    if let Some(ended) = ended.filter(|at| *at >= spec.changed_at) {
+        let timing = StepTiming { step: Step::Report, started_at: ended, ended_at: Some(now) };
+        views.push(over_all(Step::Report, &[timing], spec.changed_at, now));
     }
     views
+}
+
+fn over_all(step: Step, all: &[StepTiming], since: Micros, now: Micros) -> StepView {
+    let started = all.iter().map(|t| t.started_at).min().unwrap_or(now);
+    let finished = all.iter().all(|t| t.ended_at.is_some());
+    let ended = if finished { all.iter().filter_map(|t| t.ended_at).max().unwrap_or(now) } else { now };
+    StepView {
+        step,
+        done: u32::try_from(all.iter().filter(|t| t.ended_at.is_some()).count()).unwrap_or(u32::MAX),
+        total: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        started_millis: started.millis_since(since),
+        millis: ended.millis_since(started),
+        finished,
+    }
 }
 
 #[must_use]

@@ -103,9 +103,10 @@ impl Vclusters {
             spec.generation += 1;
             spec.changed_at = Micros::now();
             spec.operation = OperationId::from_uuid(Uuid::now_v7());
-            let txn = self.transaction(&spec, &present).map_err(ChangeError::Store)?;
             self.history.settle(present.spec.operation).await;
             self.note(actor, &spec, action.as_str()).await.map_err(ChangeError::Db)?;
+            spec.admitted_at = Some(Micros::now());
+            let txn = self.transaction(&spec, &present).map_err(ChangeError::Store)?;
             fail::before("change");
             match self.store.txn(txn).await {
                 Ok(Outcome::Committed { revision }) => {

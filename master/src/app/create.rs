@@ -222,13 +222,14 @@ impl Vclusters {
             let would = used.plus(Usage::of(&spec));
             let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
             admit::within_cap(cap, used, would).map_err(CreateError::Refused)?;
-            let txn = self
-                .creation(&spec, warm.as_ref(), &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
-                .map_err(CreateError::Store)?;
             if !noted {
                 self.note(actor, &spec, "create").await.map_err(CreateError::Db)?;
                 noted = true;
             }
+            let spec = VclusterSpec { admitted_at: Some(Micros::now()), ..spec };
+            let txn = self
+                .creation(&spec, warm.as_ref(), &name_key, &usage_key, usage.map(|(_, revision)| revision), &would)
+                .map_err(CreateError::Store)?;
             fail::before("create");
             match self.commit_new(txn, &spec).await {
                 Ok(Outcome::Committed { revision }) => {
@@ -405,6 +406,7 @@ impl Draft {
             keys: self.keys.clone(),
             warm: None,
             asked_as: None,
+            admitted_at: None,
         }
     }
 }

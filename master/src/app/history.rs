@@ -315,7 +315,7 @@ fn judge(cluster: &Cluster, operation: &Operation, age: Duration, now: Micros) -
                 "A host was given up for lost. The nodes that were on it are made anew from their image; what was on their disks is gone.",
             )
         });
-        return Some(Seen { outcome: Outcome::Done, reason, steps: view::steps(cluster, spec, now) });
+        return Some(Seen { outcome: Outcome::Done, reason, steps: view::steps_to_the_end(cluster, spec, now) });
     }
     let judged = status::of_vcluster(cluster, spec, &view::Waiting::new());
     let over = match judged.status {

@@ -186,6 +186,7 @@ impl WarmNodes {
             keys: keys::generate(&user.name).map_err(WarmError::Keys)?,
             warm: Some(Warm { until }),
             asked_as: None,
+            admitted_at: None,
         })
     }
 

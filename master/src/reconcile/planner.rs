@@ -9,6 +9,7 @@ use docklet_store::keys::{Key, Keys};
 use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
 use docklet_types::id::VclusterId;
 use docklet_types::spec::Usage;
+use docklet_types::time::Micros;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,7 +114,8 @@ impl Planner {
                 let at = key(Key::Network(id));
                 txn.when(Compare::Unchanged { key: at.clone(), revision }).delete(at)
             }
-            Decision::PutNode { host, plan, revision } => {
+            Decision::PutNode { host, mut plan, revision } => {
+                plan.planned_at = Some(Micros::now());
                 let at = key(Key::NodePlan(host, plan.id));
                 txn.when(Compare::as_read(at.clone(), revision)).put(at, &*plan)?
             }

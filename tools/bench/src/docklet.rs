@@ -3,7 +3,7 @@
 use docklet_client::{Client, Deletion, Error, Target, WaitError};
 use docklet_types::paths::Paths;
 use docklet_types::status::Status;
-use docklet_types::view::CreateVcluster;
+use docklet_types::view::{CreateVcluster, SizeRequest};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,7 @@ pub struct Docklet {
     name: String,
     nodes: u32,
     image: String,
+    size: SizeRequest,
     timeout: Duration,
     /// This run signed in by itself, so it signs out too.
     own_session: bool,
@@ -62,6 +63,7 @@ impl Docklet {
             name: format!("bench-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]),
             nodes: options.nodes,
             image: options.image.clone(),
+            size: SizeRequest { cpu: options.cpu, memory_mib: options.memory, disk_mib: options.disk },
             timeout: options.timeout,
             own_session,
             made: false,
@@ -74,6 +76,7 @@ impl Docklet {
             name: self.name.clone(),
             nodes: i64::from(nodes),
             image: Some(self.image.clone()),
+            size: Some(self.size),
             ..CreateVcluster::default()
         };
         let began = Instant::now();

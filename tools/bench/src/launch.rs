@@ -24,6 +24,15 @@ pub struct Options {
     /// Image of the nodes.
     #[arg(long, default_value = "small")]
     pub image: String,
+    /// CPUs of each node; the server's default where absent. Many nodes need small ones to find room.
+    #[arg(long)]
+    pub cpu: Option<f64>,
+    /// Memory of each node in MiB; the server's default where absent.
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<i64>,
+    /// Disk of each node in MiB; the server's default where absent.
+    #[arg(long, value_name = "MIB")]
+    pub disk: Option<i64>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -137,5 +137,5 @@ pub fn line(step: &StepView) -> String {
     let filled = (step.done.min(step.total) * WIDTH).checked_div(step.total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|i| if i < filled { '━' } else { '─' }).collect();
     let mark = if step.finished { "✓" } else { " " };
-    format!("{mark} {:8} {bar} {:>4}/{:<4} {}", step.step.to_string(), step.done, step.total, millis(step.millis))
+    format!("{mark} {:9} {bar} {:>4}/{:<4} {}", step.step.to_string(), step.done, step.total, millis(step.millis))
 }

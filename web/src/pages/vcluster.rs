@@ -190,10 +190,11 @@ impl VclusterState {
         node.ready_millis.map_or_else(|| "–".to_owned(), html::millis)
     }
 
-    /// The longest step of an operation, to which the bars of the others are drawn.
-    fn share(&self, operation: &OperationView, step: &StepView) -> u64 {
-        let longest = operation.steps.iter().map(|s| s.millis).max().unwrap_or(0).max(1);
-        (step.millis * 100 / longest).max(1)
+    /// Where a step's bar begins and how long it is, in percent of the whole change.
+    fn span(&self, operation: &OperationView, step: &StepView) -> (u64, u64) {
+        let whole = operation.steps.iter().map(|s| s.started_millis + s.millis).max().unwrap_or(0).max(1);
+        let begins = (step.started_millis * 100 / whole).min(99);
+        (begins, (step.millis * 100 / whole).clamp(1, 100 - begins))
     }
 }
 

@@ -40,6 +40,7 @@ fn node(n: u8, vcluster: u8, wanted: Wanted, generation: u64, attempt: u32) -> N
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
         moving: None,
         frozen: false,
+        planned_at: None,
     }
 }
 

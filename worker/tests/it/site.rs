@@ -57,6 +57,7 @@ pub fn node(n: u8, wanted: Wanted, generation: u64) -> NodePlan {
         mac: Mac::of_address([172, 16, 0, 2 + n].into()),
         moving: None,
         frozen: false,
+        planned_at: None,
     }
 }
 

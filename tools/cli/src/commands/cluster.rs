@@ -347,7 +347,7 @@ fn change(operation: &OperationView, style: Style) -> String {
         text.push_str(&format!("  {}\n", oneline(&reason.message)));
     }
     for step in &operation.steps {
-        text.push_str(&format!("  {}\n", progress::line(step)));
+        text.push_str(&format!("  {:>9}  {}\n", format!("+{}", millis(step.started_millis)), progress::line(step)));
     }
     text
 }

@@ -73,6 +73,7 @@ pub fn node(vcluster: &VclusterPlan, number: u32, image: &ImageRef) -> NodePlan 
         mac: Mac::of_address(ip),
         moving: None,
         frozen: false,
+        planned_at: None,
     }
 }
 
