@@ -46,19 +46,39 @@ pub struct Docklet {
     made: bool,
 }
 
+/// Which Docklet is measured.
+#[derive(Debug, clap::Args)]
+pub struct Server {
+    /// Address of the Docklet server.
+    #[arg(long, env = "DOCKLET_URL", default_value = "http://localhost:8000")]
+    pub url: String,
+    /// Token; without one the run signs in as root with the generated password.
+    #[arg(long, env = "DOCKLET_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Docklet's FS_PREFIX on this host.
+    #[arg(long, env = "DOCKLET_FS_PREFIX", default_value = "/opt/docklet")]
+    pub fs_prefix: PathBuf,
+}
+
+/// A client that is signed in, and whether it was this run that signed in.
+pub async fn sign_in(server: &Server) -> Result<(Client, bool)> {
+    let client = Client::new(&server.url)?;
+    let (token, own_session) = match server.token.clone().filter(|t| !t.is_empty()) {
+        Some(token) => (token, false),
+        None => {
+            let path = Paths::new(&server.fs_prefix).generated_password();
+            let text = fs::read_to_string(&path).map_err(|source| DockletError::Password { path, source })?;
+            (client.sign_in("root", text.trim()).await?.token, true)
+        }
+    };
+    Ok((client.with_token(&token)?, own_session))
+}
+
 impl Docklet {
     pub async fn sign_in(options: &Options) -> Result<Self> {
-        let client = Client::new(&options.url)?;
-        let (token, own_session) = match options.token.clone().filter(|t| !t.is_empty()) {
-            Some(token) => (token, false),
-            None => {
-                let path = Paths::new(&options.fs_prefix).generated_password();
-                let text = fs::read_to_string(&path).map_err(|source| DockletError::Password { path, source })?;
-                (client.sign_in("root", text.trim()).await?.token, true)
-            }
-        };
+        let (client, own_session) = sign_in(&options.server).await?;
         Ok(Self {
-            client: client.with_token(&token)?,
+            client,
             // A name of its own: whatever else the machine runs stays as it is.
             name: format!("bench-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]),
             nodes: options.nodes,

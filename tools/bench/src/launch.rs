@@ -4,10 +4,10 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::docklet::{Docklet, DockletError};
+use crate::docklet::{Docklet, DockletError, Server};
 use crate::floor::{Floor, FloorError};
+use crate::interrupted;
 use crate::stats::{Machine, Ratio, Side};
 
 /// Between two measurements, for what the kernel takes down in the background.
@@ -36,15 +36,8 @@ pub struct Options {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Address of the Docklet server.
-    #[arg(long, env = "DOCKLET_URL", default_value = "http://localhost:8000")]
-    pub url: String,
-    /// Token; without one the run signs in as root with the generated password.
-    #[arg(long, env = "DOCKLET_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// Docklet's FS_PREFIX on this host.
-    #[arg(long, env = "DOCKLET_FS_PREFIX", default_value = "/opt/docklet")]
-    pub fs_prefix: PathBuf,
+    #[command(flatten)]
+    pub server: Server,
     /// Measure only the floor, on these unpacked layers (lowest first); no server is needed.
     #[arg(long = "layer", value_name = "DIR")]
     pub layers: Vec<PathBuf>,
@@ -90,7 +83,7 @@ pub async fn run(options: &Options) -> Result<(), LaunchError> {
     let mut floor = None;
     let measured = tokio::select! {
         measured = measure(options, &mut docklet, &mut floor) => measured,
-        stopped = interrupted() => stopped.and(Err(LaunchError::Interrupted)),
+        stopped = interrupted() => stopped.map_err(LaunchError::Signals).and(Err(LaunchError::Interrupted)),
     };
     if let Some(floor) = floor {
         floor.remove().await;
@@ -107,19 +100,6 @@ pub async fn run(options: &Options) -> Result<(), LaunchError> {
     Ok(())
 }
 
-async fn interrupted() -> Result<(), LaunchError> {
-    let mut int = signal(SignalKind::interrupt()).map_err(LaunchError::Signals)?;
-    let mut term = signal(SignalKind::terminate()).map_err(LaunchError::Signals)?;
-    let mut hup = signal(SignalKind::hangup()).map_err(LaunchError::Signals)?;
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-        _ = hup.recv() => {}
-    }
-    eprintln!("docklet-bench: interrupted; removing what was made");
-    Ok(())
-}
-
 async fn measure(
     options: &Options,
     docklet: &mut Option<Docklet>,
@@ -129,7 +109,7 @@ async fn measure(
     let layers = match docklet {
         Some(docklet) => {
             say("warm-up: one node of Docklet, which unpacks the image");
-            docklet.warm_up(&options.fs_prefix).await?
+            docklet.warm_up(&options.server.fs_prefix).await?
         }
         None => options.layers.clone(),
     };

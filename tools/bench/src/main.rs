@@ -6,10 +6,13 @@
 mod docklet;
 mod floor;
 mod launch;
+mod many;
 mod stats;
 
 use clap::{Parser, Subcommand};
+use std::future::Future;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -26,6 +29,8 @@ struct Cli {
 enum Command {
     /// All nodes of a vcluster ready, and all gone: Docklet through its REST API, and plain lxc-start on the same image.
     Launch(launch::Options),
+    /// Very many nodes: what each batch takes, and what the daemons need while all run.
+    Many(many::Options),
     /// Becomes one container of the floor; its description is on standard input.
     #[command(hide = true)]
     FloorNode,
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
         // Namespaces are entered before any thread is made.
         Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
         Command::Launch(options) => launch(options),
+        Command::Many(options) => run(many::run(&options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,8 +56,26 @@ fn launch(options: launch::Options) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("containers need root\n  → run it with sudo".to_owned());
     }
+    run(launch::run(&options))
+}
+
+fn run<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(launch::run(&options)).map_err(|e| chain(&e))
+    runtime.block_on(work).map_err(|e| chain(&e))
+}
+
+/// Returns when this run is to end early.
+async fn interrupted() -> std::io::Result<()> {
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+        _ = hup.recv() => {}
+    }
+    eprintln!("docklet-bench: interrupted; removing what was made");
+    Ok(())
 }
 
 /// An error with its causes on one line.

@@ -97,7 +97,7 @@ impl Floor {
         let range = LAST_RANGE;
         let newuidmap =
             ["/etc/subuid", "/etc/subgid"].iter().all(|f| fs::read_to_string(f).is_ok_and(|t| look::covers(&t, range)));
-        let pool = options.fs_prefix.join("local").join("pool");
+        let pool = options.server.fs_prefix.join("local").join("pool");
         let base = if pool.is_dir() { pool } else { PathBuf::from("/var/tmp") };
         sweep(&base);
         sweep(Path::new("/run"));
