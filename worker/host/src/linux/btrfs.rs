@@ -68,12 +68,25 @@ struct InodeLookup {
     name: [u8; 4080],
 }
 
+/// `struct btrfs_ioctl_search_args`, with the parts that are not read as bytes.
+#[repr(C)]
+struct TreeSearch {
+    tree: u64,
+    objects: [u64; 2],
+    offsets: [u64; 2],
+    transactions: [u64; 2],
+    kinds: [u32; 2],
+    items: u32,
+    rest: [u8; 4028],
+}
+
 nix::ioctl_none!(sync, MAGIC, 8);
 nix::ioctl_write_ptr!(subvol_create, MAGIC, 14, VolArgs);
 nix::ioctl_write_ptr!(snap_destroy, MAGIC, 15, VolArgs);
 nix::ioctl_write_ptr!(snap_create, MAGIC, 23, VolArgs2);
 nix::ioctl_read!(fs_info, MAGIC, 31, FsInfo);
 nix::ioctl_write_ptr!(qgroup_assign, MAGIC, 41, QgroupAssign);
+nix::ioctl_readwrite!(tree_search, MAGIC, 17, TreeSearch);
 nix::ioctl_readwrite!(ino_lookup, MAGIC, 18, InodeLookup);
 nix::ioctl_readwrite!(quota_ctl, MAGIC, 40, QuotaCtl);
 nix::ioctl_write_ptr!(qgroup_create, MAGIC, 42, QgroupCreate);
@@ -121,6 +134,26 @@ pub fn sync_and_clean(root: &File) -> io::Result<()> {
     // SAFETY: the request takes no argument.
     unsafe { sync(root.as_raw_fd()) }?;
     Ok(())
+}
+
+/// Whether removed subvolumes still hold space: each is an orphan of the tree of trees until it is cleaned up.
+pub fn is_cleaning(root: &File) -> io::Result<bool> {
+    const TREES: u64 = 1;
+    /// BTRFS_ORPHAN_OBJECTID, -5, and BTRFS_ORPHAN_ITEM_KEY.
+    const ORPHANS: u64 = u64::MAX - 4;
+    const ORPHAN: u32 = 48;
+    let mut args = TreeSearch {
+        tree: TREES,
+        objects: [ORPHANS, ORPHANS],
+        offsets: [0, u64::MAX],
+        transactions: [0, u64::MAX],
+        kinds: [ORPHAN, ORPHAN],
+        items: 1,
+        rest: [0; 4028],
+    };
+    // SAFETY: as above.
+    unsafe { tree_search(root.as_raw_fd(), &raw mut args) }?;
+    Ok(args.items > 0)
 }
 
 /// The number of the subvolume that an open directory lies in.
@@ -229,6 +262,7 @@ pub fn remove_group(root: &File, id: u64) -> io::Result<bool> {
     }
 }
 
+const _: () = assert!(size_of::<TreeSearch>() == 4096);
 const _: () = assert!(size_of::<VolArgs2>() == 4096 && size_of::<FsInfo>() == 1024 && size_of::<QgroupAssign>() == 24);
 const _: () =
     assert!(size_of::<VolArgs>() == 4096 && size_of::<InodeLookup>() == 4096 && size_of::<QgroupLimit>() == 48);

@@ -272,7 +272,7 @@ impl Moves for LinuxHost {
         if marker(&directory, part).exists() {
             return Ok(None);
         }
-        if self.inner.pool.is_low() {
+        if self.blocking(|inner| inner.pool.is_full()).await? {
             return Err(HostError::new("out_of_space", "The pool of the host that the node was to go to is full."));
         }
         let place = directory.join(IN);

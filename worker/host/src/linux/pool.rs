@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::{btrfs, sys};
 
@@ -48,6 +49,9 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
         self.map_err(|e| PoolError::Io { what: what(), source: e.into() })
     }
 }
+
+/// How long a new disk waits for room that is being freed.
+const CLEANING: Duration = Duration::from_secs(20);
 
 /// The file in a moved node's disk that names its [`Groups`]. Beside `upper`: the node does not see it.
 const GROUPS: &str = "groups.json";
@@ -169,7 +173,7 @@ impl Pool {
         if self.has_limits() && !self.is_mounted() {
             return Err(PoolError::NotMounted(self.paths.pool()));
         }
-        if !path.exists() && self.is_low() && self.is_low_after_sync() {
+        if !path.exists() && self.is_full() {
             let source = io::Error::from_raw_os_error(libc::ENOSPC);
             return Err(PoolError::Low { free_mib: self.free_mib(), source });
         }
@@ -260,12 +264,26 @@ impl Pool {
         self.free_mib() < (self.capacity_mib() / 50).clamp(64, 1024)
     }
 
-    /// btrfs frees what was removed when it next writes a transaction; asked for, it does so at once.
-    fn is_low_after_sync(&self) -> bool {
-        if let Ok(root) = File::open(self.paths.pool()) {
-            let _ = sys::syncfs(root.as_fd());
+    /// Whether it is low and stays so when all that was removed is freed. btrfs does that behind everybody's back: who
+    /// deleted something to make room is to find the room. May take as long as [`CLEANING`].
+    pub fn is_full(&self) -> bool {
+        if !self.is_low() {
+            return false;
         }
-        self.is_low()
+        let Ok(root) = File::open(self.paths.pool()) else { return true };
+        let deadline = Instant::now() + CLEANING;
+        loop {
+            let cleaning = btrfs::is_cleaning(&root).unwrap_or(false);
+            // What was cleaned up is free once a transaction is written.
+            let written = btrfs::sync_and_clean(&root);
+            if !self.is_low() {
+                return false;
+            }
+            if !cleaning || written.is_err() || Instant::now() > deadline {
+                return true;
+            }
+            sys::pause(50);
+        }
     }
 
     /// Free space in MiB: the pool's, and where that is a sparse file, no more than the file can still grow.

@@ -180,6 +180,32 @@ async fn a_full_pool_takes_no_more_nodes_and_lets_them_go() {
     world.take_down(&vcluster, &nodes).await;
 }
 
+/// btrfs frees what was removed behind everybody's back; whoever comes next must not be told that there is no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_room_of_a_node_that_is_gone_is_there_for_the_next() {
+    let (world, linux) = world().await;
+    let (vcluster, mut nodes) = cluster(&world, 0, 2);
+    let host = &linux.host;
+    // Large enough to fill the pool.
+    let all = host.capacity().await.unwrap().disk_mib;
+    nodes[0].size.disk_mib = u32::try_from(all).unwrap();
+    for _ in 0..3 {
+        world.make(&vcluster, &nodes[0]).await;
+        let filler = linux.paths.node_disk(nodes[0].id).join("filler");
+        let mut dd = Command::new("dd");
+        dd.arg("if=/dev/zero").arg(format!("of={}", filler.display())).args(["bs=1M", "status=none"]);
+        // It ends where the pool does.
+        assert!(!dd.stderr(std::process::Stdio::null()).status().unwrap().success());
+        fs::File::open(&filler).unwrap().sync_all().unwrap();
+        assert_eq!(host.ensure_disk(&nodes[1], &vcluster).await.unwrap_err().code(), "out_of_space");
+        host.remove_disk(nodes[0].id).await.unwrap();
+        host.ensure_disk(&nodes[1], &vcluster).await.unwrap();
+        host.remove_disk(nodes[1].id).await.unwrap();
+    }
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_behind_is_listed_and_what_is_others_is_not() {
     let (world, linux) = world().await;
