@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixDatagram;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::container::{self, HostFacts, StartRequest};
+use super::container::{self, HostFacts, StartRequest, Started};
 use super::proc::{self, Process};
 use super::rootfs::Rootfs;
 use super::run::{self, Run, State};
@@ -236,12 +236,18 @@ impl Containers for LinuxHost {
             bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
         self.inner.reports.lock().insert(node.id, Arc::new(socket));
         let title = access::title(&request.lxcpath, &request.container);
-        let started: Result<Run> = {
+        let started: Result<Started> = {
             let _turn = self.inner.helpers.acquire().await;
             helper::call(&self.program, "start", &title, &request, START).await
         };
         match started {
-            Ok(run) => Ok(run.init.pid),
+            Ok(Started { run, found }) => {
+                if found {
+                    // Its init may have spoken to the socket before this one.
+                    self.inner.reports.lock().remove(&node.id);
+                }
+                Ok(run.init.pid)
+            }
             Err(e) => {
                 self.inner.reports.lock().remove(&node.id);
                 // The helper binds the user's data: where that hangs, so did the helper.

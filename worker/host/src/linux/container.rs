@@ -34,6 +34,15 @@ const LXCFS_FILES: [&str; 8] = [
     "sys/devices/system/cpu",
 ];
 
+/// What a start came to.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Started {
+    pub run: Run,
+    /// It ran already, or came up by itself meanwhile: nobody may have listened when its init said that it is up.
+    pub found: bool,
+}
+
 /// Asks the helper to start a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,9 +139,9 @@ fn common() -> Vec<(String, String)> {
 }
 
 /// Starts the node, or finds it running. Runs in the helper.
-pub fn start(request: &StartRequest) -> Result<Run, StartError> {
+pub fn start(request: &StartRequest) -> Result<Started, StartError> {
     if let Some(run) = settle(&request.state)? {
-        return Ok(run);
+        return Ok(Started { run, found: true });
     }
     cgroup::clear(&request.container).map_err(StartError::Leftovers)?;
     run::begin(&request.state).map_err(StartError::State)?;
@@ -148,7 +157,7 @@ pub fn start(request: &StartRequest) -> Result<Run, StartError> {
     let monitor = init.parent().ok_or(StartError::Ended)?;
     let run = Run { init, monitor };
     run::started(&request.state, &run).map_err(StartError::State)?;
-    Ok(run)
+    Ok(Started { run, found: false })
 }
 
 /// Waits until an earlier instance is either running or gone.
