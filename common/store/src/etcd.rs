@@ -18,6 +18,8 @@ const RIGHTS_CHANGED: &str = "revision of auth store is old";
 /// What the client says where it found no connection to the member that it chose: nothing was sent, and another member
 /// may take the call.
 const NOT_CONNECTED: &str = "tcp connect error";
+/// What a member says that knows no leader. It does not even pass the call on.
+pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
 /// Entries per page of a list, so that no answer nears gRPC's message limit.
 const PAGE: i64 = 1000;
 
@@ -114,6 +116,11 @@ fn is_passing(error: &StoreError) -> bool {
     let StoreError::Unavailable { source: Some(source), .. } = error else { return false };
     let said = source.to_string();
     said.contains(RIGHTS_CHANGED) || said.contains(NOT_CONNECTED)
+}
+
+/// Whether an error of this text means that etcd has done nothing and never will.
+pub(crate) fn means_no_effect(said: &str) -> bool {
+    [RIGHTS_CHANGED, NOT_CONNECTED, NO_LEADER].iter().any(|text| said.contains(text))
 }
 
 /// Repeats a call where etcd has done nothing and may do it at once.

@@ -180,6 +180,16 @@ impl StoreError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
+
+    /// Whether it is certain that the call had no effect and will have none. Without a quorum most calls end so; where an
+    /// answer was lost nobody knows.
+    #[must_use]
+    pub fn had_no_effect(&self) -> bool {
+        match self {
+            Self::Unavailable { source, .. } => source.as_ref().is_some_and(|s| etcd::means_no_effect(&s.to_string())),
+            Self::Refused { .. } | Self::WatchEnded | Self::Encode { .. } => true,
+        }
+    }
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

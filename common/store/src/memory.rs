@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch as signal;
 
+use crate::etcd::NO_LEADER;
 use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch, Write};
 
 #[derive(Default)]
@@ -88,7 +89,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// While down every call fails as if no member answered, and watches end.
+    /// While down every call fails as if there were no quorum, and watches end.
     pub fn set_down(&self, down: bool) {
         self.state.lock().down = down;
         self.changed.send_replace(());
@@ -110,7 +111,7 @@ impl MemoryStore {
     fn with<T>(&self, action: &'static str, f: impl FnOnce(&mut State) -> T) -> Result<T> {
         let mut state = self.state.lock();
         if state.down {
-            return Err(StoreError::Unavailable { action, source: None });
+            return Err(StoreError::Unavailable { action, source: Some(NO_LEADER.into()) });
         }
         state.expire(Instant::now());
         let out = f(&mut state);

@@ -283,7 +283,7 @@ async fn a_mirror_survives_an_outage_and_compaction() {
     committed(&*store, put("/m/gone", "a")).await;
     let mirror = Mirror::start(store.clone(), "/m/".into(), Copy::default()).await.unwrap();
     memory.set_down(true);
-    assert!(matches!(store.get("/m/gone").await, Err(StoreError::Unavailable { .. })));
+    assert!(store.get("/m/gone").await.is_err_and(|e| e.is_unavailable() && e.had_no_effect()));
     eventually("the mirror knows that it is behind", async || !mirror.is_live()).await;
     memory.set_down(false);
     committed(&*store, Txn::new().delete("/m/gone")).await;
@@ -303,6 +303,27 @@ async fn a_member_that_is_down_is_passed_over() {
         assert!(store.get("/a").await.unwrap().is_some());
         assert_eq!(store.list("/a").await.unwrap().entries.len(), 1);
     }
+}
+
+/// A change that was refused needs no looking for; one whose answer was lost does.
+#[tokio::test]
+async fn it_is_known_which_calls_had_no_effect() {
+    let (mut etcd, store) = Etcd::start().await;
+    committed(&store, put("/a", "1")).await;
+    // The process stands still: the call may be in its socket.
+    etcd.signal("STOP");
+    let lost = store.txn(put("/a", "2")).await.unwrap_err();
+    assert!(lost.is_unavailable() && !lost.had_no_effect(), "{lost:?}");
+    etcd.signal("CONT");
+    etcd.child.kill().unwrap();
+    etcd.child.wait().unwrap();
+    // Once the connection is known to be gone.
+    eventually("nobody takes the call", async || {
+        let refused = store.txn(put("/a", "3")).await.unwrap_err();
+        assert!(refused.is_unavailable(), "{refused:?}");
+        refused.had_no_effect()
+    })
+    .await;
 }
 
 /// A store whose watches lie: they swallow batches, tell them twice, and end, at random.

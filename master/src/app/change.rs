@@ -121,8 +121,8 @@ impl Vclusters {
                 }
                 Ok(Outcome::Conflict) => self.history.forget(spec.operation).await,
                 Err(error) => {
-                    // It may have been written: the history's observer finds out.
-                    if !error.is_unavailable() {
+                    // Where it may have been written the history's observer finds out.
+                    if error.had_no_effect() {
                         self.history.forget(spec.operation).await;
                     }
                     return Err(ChangeError::Store(error));

@@ -247,8 +247,8 @@ impl Vclusters {
                 }
                 Ok(Outcome::Conflict) => {}
                 Err(error) => {
-                    // It may have been written: the history's observer finds out.
-                    if !error.is_unavailable() {
+                    // Where it may have been written the history's observer finds out.
+                    if error.had_no_effect() {
                         self.history.forget(draft.operation).await;
                     }
                     return Err(CreateError::Store(error));

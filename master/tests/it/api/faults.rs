@@ -27,6 +27,8 @@ async fn without_the_store_reads_work_and_changes_say_when_to_come_again() {
     }
     assert_eq!(ada.get("/api/v1/vclusters/demo").await.ok::<VclusterView>(200).status, Status::Running);
     assert_eq!(ada.post("/api/v1/vclusters/demo/nodes/node1/exec", json!({"argv": ["true"]})).await.status, 200);
+    let history: Vec<OperationView> = ada.get("/api/v1/vclusters/demo/operations").await.ok(200);
+    assert_eq!(history.len(), 1, "what was refused left no trace: {history:?}");
     eventually("readiness tells", || async { site.nobody().get("/readyz").await.status == 503 }).await;
     assert_eq!(site.nobody().get("/healthz").await.status, 200);
     site.store.set_down(false);
