@@ -6,6 +6,7 @@
 //! matters: when it dies the streams break, nothing of them counts, and another master begins the part again. Of two at
 //! once the workers let one in.
 
+use docklet_daemon::fail;
 use docklet_master_plan::cluster::{Cluster, HostState, Rev};
 use docklet_master_plan::moving::{Haul, haul};
 use docklet_master_plan::plan::settled_losses;
@@ -270,8 +271,11 @@ impl Carrier {
     async fn put(&self, moving: &Rev<Move>, changed: &Move) -> Result<(), StoreError> {
         let key = self.keys.write(&Key::Move(moving.value.node));
         let unchanged = Compare::Unchanged { key: key.clone(), revision: moving.revision };
+        fail::before("carry");
         // On a conflict somebody was quicker: the next look shows how.
-        self.store.txn(Txn::new().when(unchanged).put(key, changed)?).await.map(drop)
+        self.store.txn(Txn::new().when(unchanged).put(key, changed)?).await?;
+        fail::after("carry");
+        Ok(())
     }
 
     async fn reached(&self, moving: &Rev<Move>, trip: &Trip, stage: Stage, state: &Carried) -> Result<(), StoreError> {

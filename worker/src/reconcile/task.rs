@@ -150,8 +150,8 @@ async fn act(
     };
     let (id, host, plan) = (task.plan.id, &context.host, &task.plan);
     let step = StepClock::start(context, id, action.step());
-    let name = action.step().to_string();
-    fail::before(&name);
+    let point = fail_point(action);
+    fail::before(&point);
     match action {
         NodeAction::Image => {
             // On its own, so that a deletion need not wait for the unpacking and other nodes still get it.
@@ -236,9 +236,19 @@ async fn act(
             *observed = NOTHING;
         }
     }
-    fail::after(&name);
+    fail::after(&point);
     drop(step);
     Ok(())
+}
+
+/// What the action is called where the worker is made to end at it.
+fn fail_point(action: NodeAction) -> String {
+    match action {
+        // Two ends of one step.
+        NodeAction::BeginMove => "begin-move".to_owned(),
+        NodeAction::EndMove => "end-move".to_owned(),
+        _ => action.step().to_string(),
+    }
 }
 
 /// Runs a script that the node's owner may have put there. What becomes of it changes nothing.
