@@ -4,7 +4,8 @@
 //   node tools/e2e/faults/run.mjs [--seed N] [--rounds N] [--short] [scenario…]
 //
 // The seed, which is printed first, repeats what is done. `--rounds` is for random kills, 1000 where absent. `--short`
-// does those that are quick, a few rounds each. DOCKLET_FAULTS_KEEP leaves everything for a look after a failure.
+// does those that are quick, a few rounds each. After a failure logs and documents are kept beside the testbed's place;
+// DOCKLET_FAULTS_KEEP leaves everything as it is.
 
 import { parseArgs } from 'node:util';
 
@@ -31,15 +32,12 @@ let passed = 0;
 let failed = 0;
 let site;
 
-// The settings that a scenario needs decide on which testbed it runs.
-const same = (a, b) => JSON.stringify(a ?? []) === JSON.stringify(b ?? []);
-
-async function bring(scenario, random) {
-  if (site && same(site.settings, scenario.settings) && !site.broken) return;
+async function bring({ bed: kind = {} }, random) {
+  if (site && JSON.stringify(site.kind) === JSON.stringify(kind) && !site.broken) return;
   await take();
   const began = Date.now();
-  await bed.up({ settings: scenario.settings });
-  site = { ...bed, seed, rounds, short: values.short, settings: scenario.settings, load: new Load(random.fork()), watch: new Watch() };
+  await bed.up(kind);
+  site = { ...bed, seed, rounds, short: values.short, kind, load: new Load(random.fork()), watch: new Watch() };
   console.log(`# a testbed is up after ${((Date.now() - began) / 1000).toFixed(1)} s`);
 }
 
@@ -60,6 +58,7 @@ async function tell(name, work) {
     if (site) site.broken = true;
     console.log(`✖ ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
     for (let cause = error; cause; cause = cause.cause) console.log(String(cause.stack ?? cause).replace(/^/gm, '    '));
+    if (site) console.log(`    traces are in ${await bed.keepTraces(name.replaceAll(/[^a-z0-9]+/g, '-').slice(0, 40))}`);
   }
 }
 
@@ -71,6 +70,7 @@ async function main() {
     await tell(scenario.title, async () => {
       await bring(scenario, all);
       site.random = random;
+      site.load.moves = Boolean(scenario.moves);
       if (!scenario.quiet) site.load.go();
       const said = await scenario.run(site);
       const took = await checks(site);

@@ -1,7 +1,7 @@
 // The testbed that faults are tried on: its machines, its portal, and what runs in its nodes as the kernel tells it.
 
 import { spawn } from 'node:child_process';
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { once } from 'node:events';
 
@@ -37,10 +37,11 @@ let relay;
 let token;
 export let hosts = [];
 
-// Brings it up with so many hosts and three members of etcd.
-export async function up({ count = 3, settings = [] } = {}) {
+// Brings it up with so many hosts and three members of etcd; `glusterfs`: what hosts share is a volume that can hang.
+export async function up({ count = 3, settings = [], glusterfs = false } = {}) {
   await down();
-  const more = settings.flatMap((line) => ['--set', line]);
+  compacted = 0;
+  const more = settings.flatMap((line) => ['--set', line]).concat(glusterfs ? ['--glusterfs'] : []);
   await must('docklet-testbed', ['--prefix', PREFIX, 'up', '--hosts', String(count), '--etcd', '3', '--images', IMAGES, ...more], { timeout: 180_000 });
   hosts = Array.from({ length: count }, (_, n) => `h${n + 1}`);
   relay = spawn('nsenter', ['--net=/run/netns/testbed-master', process.execPath, RELAY, SOCKET, MASTER, String(PORT)],
@@ -59,6 +60,21 @@ export async function down() {
   token = undefined;
   await testbed('down');
   await rm(SOCKET, { force: true });
+}
+
+// Copies what tells of a failure, before the testbed goes: every log, the master's database, what etcd holds. Returns where.
+export async function keepTraces(name) {
+  const place = `${PREFIX}-failed/${name}`;
+  await rm(place, { recursive: true, force: true });
+  for (const machine of ['master', ...hosts, ...ETCD]) {
+    await mkdir(`${place}/${machine}`, { recursive: true });
+    for (const what of ['local/log', 'local/worker', 'local/master/docklet.db', 'local/master/docklet.db-wal', 'etcd.log']) {
+      await cp(`${PREFIX}/${machine}/${what}`, `${place}/${machine}/${what.split('/').at(-1)}`, { recursive: true }).catch(() => {});
+    }
+  }
+  const documents = await store().catch((error) => String(error));
+  await writeFile(`${place}/etcd.json`, JSON.stringify(documents, null, 1));
+  return place;
 }
 
 // One request to the API. Throws where no answer comes.
@@ -99,17 +115,32 @@ export const hostStatus = async (name) => (await get(`/hosts/${name}`)).status;
 export const hostsAre = (status, names = hosts, limit = 60_000) =>
   eventually(`${names} are ${status}`, async () => (await Promise.all(names.map(hostStatus))).every((s) => s === status), limit);
 
-// Everything in etcd: [key without its root, document].
-export async function store() {
+// In the switch's namespace, where nothing is between it and etcd.
+async function etcdctl(...words) {
   const identity = `${PREFIX}/master/local/identity`;
   const members = [2, 3, 4].map((n) => `https://10.231.0.${n}:2379`).join(',');
-  const answer = await inside('master', [
-    'etcdctl', `--endpoints=${members}`, `--cacert=${identity}/ca.crt`, `--cert=${identity}/master.crt`, `--key=${identity}/master.key`,
-    'get', '--prefix', ROOT_KEY, '--write-out=json',
+  const answer = await command('ip', [
+    'netns', 'exec', 'testbed-switch', 'etcdctl', `--endpoints=${members}`, `--cacert=${identity}/ca.crt`, `--cert=${identity}/master.crt`,
+    `--key=${identity}/master.key`, ...words,
   ], { env: { ETCDCTL_API: '3' } });
   if (answer.code !== 0) throw new Error(answer.stderr);
+  return answer.stdout;
+}
+
+let compacted = 0;
+
+// Has etcd forget all changes until now.
+export async function compact() {
+  const { header } = JSON.parse(await etcdctl('get', ROOT_KEY, '--write-out=json'));
+  if (header.revision > compacted) await etcdctl('compaction', String(header.revision));
+  compacted = header.revision;
+}
+
+// Everything in etcd: [key without its root, document].
+export async function store() {
+  const answer = await etcdctl('get', '--prefix', ROOT_KEY, '--write-out=json');
   const decode = (text) => Buffer.from(text ?? '', 'base64').toString();
-  return (JSON.parse(answer.stdout).kvs ?? []).map(({ key, value }) => {
+  return (JSON.parse(answer).kvs ?? []).map(({ key, value }) => {
     const text = decode(value);
     try {
       return [decode(key).slice(ROOT_KEY.length), JSON.parse(text)];
@@ -196,14 +227,25 @@ export async function inits() {
   return found;
 }
 
-// All processes of a machine whose executable has this name.
-export async function processes(machine, program) {
-  const found = [];
-  for (const pid of await allPids(await groupOf(machine))) {
+// What the worker of a host has started and does not wait for in its own process: its short helpers, and liblxc's monitors.
+export async function servants(host) {
+  const found = { helpers: [], monitors: [] };
+  for (const pid of await allPids(await groupOf(host))) {
     const line = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
-    if (line[0]?.split('/').at(-1) === program) found.push({ pid, line });
+    // Before it has a title of its own, a monitor is called as the helper that forked it.
+    if (line[0].startsWith('[lxc monitor]')) found.monitors.push(pid);
+    else if (line[1] === 'helper') found.helpers.push(pid);
   }
   return found;
+}
+
+// Ends a process at once; whether it was still there.
+export function end(pid) {
+  try {
+    return process.kill(pid, 'SIGKILL');
+  } catch {
+    return false;
+  }
 }
 
 // Runs a command in a node by its init, as its root, without any of Docklet's programs.

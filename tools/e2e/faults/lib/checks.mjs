@@ -13,19 +13,19 @@ const LIMIT = 120_000;
 const UNKNOWN = 100;
 
 // Does all of it once the load rests. Returns how long it took until all held, in seconds.
-export async function checks(site) {
+export async function checks(site, limit = LIMIT) {
   await site.load.rest();
   const began = Date.now();
   assert.deepEqual(site.load.wrong, [], 'answers that must not be');
-  await acknowledged(site.load);
-  await eventually('SQL, etcd and hosts agree', agree, LIMIT);
-  await eventually('the audit finds nothing', audited, LIMIT);
+  await acknowledged(site.load, limit);
+  await eventually('SQL, etcd and hosts agree', agree, limit);
+  await eventually('the audit finds nothing', audited, limit);
   assert.deepEqual(site.watch.twice, [], 'nodes that ran twice at once');
   return (Date.now() - began) / 1000;
 }
 
 // 1. Every vcluster that was acknowledged is as asked for, and no other is there.
-async function acknowledged(load) {
+async function acknowledged(load, limit) {
   const asWanted = async () => {
     const there = await get('/vclusters');
     assert.deepEqual(there.map((v) => v.name).sort(), [...load.wanted.keys()].sort());
@@ -39,7 +39,7 @@ async function acknowledged(load) {
     }
     return true;
   };
-  await eventually('what was acknowledged has come about', asWanted, LIMIT);
+  await eventually('what was acknowledged has come about', asWanted, limit);
 }
 
 // 2. Names, usage, networks, plans and reports in etcd follow from the specs; the hosts run what the plans say; every

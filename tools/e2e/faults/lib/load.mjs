@@ -1,19 +1,25 @@
-// What users do meanwhile: creates, scales, stops, starts and deletes in random order, several at once. Every request is
+// What users do meanwhile: creates, scales, stops, starts, deletes and, where told to, moves in random order, several at once. Every request is
 // repeated until it is answered, as a good client does, so that what must hold in the end is known.
 
 import { eventually } from '../../lib/site.mjs';
-import { ask, pause } from './bed.mjs';
+import { ask, hosts, pause } from './bed.mjs';
 
 const SIZE = { cpu: 0.1, memory_mib: 96, disk_mib: 64 };
 // How long one request may go unanswered, faults included.
 const PATIENCE = 180_000;
+// How long the API may not know what it has acknowledged, where it may miss what etcd tells it.
+const KNOWN = 70_000;
 
 export class Load {
   // name → {nodes, wanted}: what was acknowledged.
   wanted = new Map();
   // Answers that must not be.
   wrong = [];
-  counts = { acknowledged: 0, repeated: 0, unavailable: 0 };
+  counts = { acknowledged: 0, repeated: 0, unavailable: 0, moves: 0 };
+  // Whether nodes are moved, too.
+  moves = false;
+  // Whether the API may not know yet what it has acknowledged.
+  mayMiss = false;
   #users;
   #going = false;
   #tasks = [];
@@ -63,7 +69,10 @@ export class Load {
     }
     const state = this.wanted.get(name);
     const to = random.between(1, user.nodes);
-    switch (random.weighed([[4, 'scale'], [2, 'stop'], [3, 'start'], [3, 'delete']])) {
+    switch (random.weighed([[4, 'scale'], [2, 'stop'], [3, 'start'], [3, 'delete'], ...(this.moves ? [[5, 'move']] : [])])) {
+      case 'move':
+        await this.#move(name, `node${to}`, random.pick(hosts));
+        break;
       case 'scale':
         await this.request('PATCH', `/vclusters/${name}`, { nodes: to }, [200, 202]);
         state.nodes = to;
@@ -84,10 +93,17 @@ export class Load {
     }
   }
 
-  // Sends a request until it is answered; the answer must be one of these.
-  async request(method, path, body, fine) {
+  // Whatever becomes of it, the node is in one place afterwards. There may be no such node, or it is on its way already.
+  async #move(name, node, host) {
+    const answer = await this.request('POST', `/vclusters/${name}/move`, { node, host }, [202, 404, 409], [404]);
+    if (Array.isArray(answer)) this.counts.moves += 1;
+  }
+
+  // Sends a request until it is answered; the answer must be one of `fine`, and one of `atOnce` not only to a repetition.
+  async request(method, path, body, fine, atOnce = []) {
     const headers = method === 'POST' ? { 'idempotency-key': `${path} ${Math.random()}` } : {};
-    const deadline = Date.now() + PATIENCE;
+    const began = Date.now();
+    const deadline = began + PATIENCE;
     let last;
     let later = 200;
     for (let tries = 0; Date.now() < deadline; tries += 1) {
@@ -103,8 +119,13 @@ export class Load {
         last = error.message;
         continue;
       }
+      if (answer.status === 404 && this.mayMiss && !atOnce.includes(404) && Date.now() - began < KNOWN) {
+        last = 'what was acknowledged is not there';
+        later = 1000;
+        continue;
+      }
       if (fine.includes(answer.status)) {
-        if (answer.status === 404 && tries === 0) throw new Error(`${method} ${path}: what was acknowledged is not there`);
+        if (answer.status === 404 && tries === 0 && !atOnce.includes(404)) throw new Error(`${method} ${path}: what was acknowledged is not there`);
         this.counts.acknowledged += 1;
         return answer.body;
       }

@@ -44,5 +44,5 @@ async function diskFull(site) {
 
 export const scenarios = [{
   name: 'disk-full', title: 'disks are full: creates fail with the reason, deletes work', quiet: true,
-  settings: ['DISKPOOL_SIZE=1024', 'DISK_OVERCOMMIT=4'], run: diskFull,
+  bed: { settings: ['DISKPOOL_SIZE=1024', 'DISK_OVERCOMMIT=4'] }, run: diskFull,
 }];

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 
 import { eventually } from '../../lib/site.mjs';
-import { get, hosts, hostStatus, inits, kill, processes, start } from '../lib/bed.mjs';
+import { end, get, hosts, hostStatus, inits, kill, servants, start } from '../lib/bed.mjs';
 
 const SIZE = { cpu: 0.1, memory_mib: 96, disk_mib: 64 };
 
@@ -59,26 +59,22 @@ async function workerKilled(site) {
 // The worker's own short helpers, liblxc's monitors and the nodes' inits: what is gone is made again.
 async function othersKilled(site) {
   const own = await steady(site, 'steady');
-  let helpers = 0;
-  for (let round = 0; round < (site.short ? 5 : 60); round += 1) {
-    const host = site.random.pick(hosts);
-    const daemon = await site.pidOf(host);
-    const others = (await processes(host, 'docklet-worker')).filter(({ pid }) => pid !== daemon);
-    if (others.length > 0) {
-      try {
-        process.kill(site.random.pick(others).pid, 'SIGKILL');
-        helpers += 1;
-      } catch {
-        // It has ended by itself.
-      }
-    }
+  const killed = { helpers: 0, monitors: 0 };
+  for (let round = 0; round < (site.short ? 10 : 60); round += 1) {
+    const random = site.random.fork();
+    const there = await servants(random.pick(hosts));
+    // A helper lives for milliseconds: whenever there is one, it goes.
+    const kind = there.helpers.length > 0 || random.next() > 0.2 ? 'helpers' : 'monitors';
+    if (there[kind].length > 0 && end(random.pick(there[kind]))) killed[kind] += 1;
     await site.pause(site.random.between(0, 200));
   }
+  // Some were the steady ones'.
+  await eventually('all of its nodes run', async () => (await get('/vclusters/steady')).status === 'running', 60_000);
   const [[host, pid]] = Object.values(await own()).map(([place]) => place.split('/'));
-  process.kill(Number(pid), 'SIGKILL');
+  end(Number(pid));
   await eventually('the node has a new init', async () => Object.values(await own()).flat().length === 3 && !Object.values(await own()).flat().includes(`${host}/${pid}`), 60_000);
   await eventually('all is well', async () => (await hostStatus(host)) === 'ready');
-  return `${helpers} helpers and an init killed`;
+  return `${killed.helpers} helpers, ${killed.monitors} monitors and an init killed`;
 }
 
 export const scenarios = [

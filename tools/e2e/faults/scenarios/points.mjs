@@ -6,8 +6,8 @@ import { checks } from '../lib/checks.mjs';
 import { get, hosts, kill, pidOf, PREFIX, start } from '../lib/bed.mjs';
 
 const moments = (steps) => steps.flatMap((step) => [`${step}-before`, `${step}-after`]);
-const WORKER = moments(['image', 'disk', 'network', 'boot', 'ready', 'stop', 'remove', 'vcluster', 'vcluster-removal', 'report', 'ledger']);
-const MASTER = moments(['create', 'change', 'plan']);
+const WORKER = moments(['image', 'disk', 'network', 'boot', 'ready', 'stop', 'remove', 'vcluster', 'vcluster-removal', 'begin-move', 'end-move', 'report', 'ledger']);
+const MASTER = moments(['create', 'change', 'plan', 'carry']);
 
 const lives = (pid) => {
   try {
@@ -46,4 +46,4 @@ async function everyPoint(site) {
   return `${WORKER.length + MASTER.length} points`;
 }
 
-export const scenarios = [{ name: 'points', title: 'each program ends before and after each step', run: everyPoint }];
+export const scenarios = [{ name: 'points', title: 'each program ends before and after each step', moves: true, run: everyPoint }];

@@ -1,7 +1,7 @@
 // Any program is killed at any moment, over and over.
 
 import { checks } from '../lib/checks.mjs';
-import { ETCD, hosts, kill, pause, processes, start } from '../lib/bed.mjs';
+import { end, ETCD, hosts, kill, pause, servants, start } from '../lib/bed.mjs';
 
 // The checks are done each so many rounds.
 const BETWEEN = 50;
@@ -22,36 +22,37 @@ async function randomKills(site) {
     const stays = random.next() < 0.2;
     await pause(pauses[0]);
     const kind = victim.replace(/\d/, '').replace(/^h$/, 'worker');
-    killed[kind] = (killed[kind] ?? 0) + 1;
+    let died = true;
     if (victim === 'helper') {
-      await killHelper(site, random.pick(hosts));
+      died = await killHelper(random.fork());
     } else if (!down.has(victim)) {
       await kill(victim);
       down.set(victim, round);
     }
+    if (died) killed[kind] = (killed[kind] ?? 0) + 1;
     await pause(pauses[1]);
     for (const [machine, since] of down) if (!stays || since < round) await back(machine);
     if (round % BETWEEN === 0 || round === site.rounds) {
       for (const machine of down.keys()) await back(machine);
       slowest = Math.max(slowest, await checks(site));
-      console.log(`#   ${round} of ${site.rounds} rounds; ${Object.entries(killed).map(([k, n]) => `${n} ${k}`).join(', ')}; ${site.load.counts.acknowledged} requests acknowledged`);
+      console.log(`#   ${round} of ${site.rounds} rounds; ${Object.entries(killed).map(([k, n]) => `${n} ${k}`).join(', ')}; ${site.load.counts.acknowledged} requests acknowledged, ${site.load.counts.moves} moves`);
       site.load.go();
     }
   }
   return `${site.rounds} rounds; ${Object.entries(killed).map(([k, n]) => `${n} ${k}`).join(', ')}; converged after at most ${slowest.toFixed(1)} s`;
 }
 
-async function killHelper(site, host) {
-  const daemon = await site.pidOf(host).catch(() => 0);
-  const others = (await processes(host, 'docklet-worker')).filter(({ pid }) => pid !== daemon);
-  if (others.length === 0) return;
-  try {
-    process.kill(site.random.pick(others).pid, 'SIGKILL');
-  } catch {
-    // It has ended by itself.
+// Helpers live for milliseconds: it waits a moment for one.
+async function killHelper(random) {
+  const from = random.between(0, hosts.length - 1);
+  for (let look = 0; look < 30; look += 1) {
+    const { helpers } = await servants(hosts[(from + look) % hosts.length]);
+    if (helpers.length > 0 && end(random.pick(helpers))) return true;
+    await pause(10);
   }
+  return false;
 }
 
 export const scenarios = [
-  { name: 'random', title: 'any program is killed at any moment', short: true, run: randomKills },
+  { name: 'random', title: 'any program is killed at any moment', short: true, moves: true, run: randomKills },
 ];
