@@ -66,6 +66,8 @@ export async function down() {
 export async function keepTraces(name) {
   const place = `${PREFIX}-failed/${name}`;
   await rm(place, { recursive: true, force: true });
+  // There are keys of nodes among it.
+  await mkdir(`${PREFIX}-failed`, { recursive: true, mode: 0o700 });
   for (const machine of ['master', ...hosts, ...ETCD]) {
     await mkdir(`${place}/${machine}`, { recursive: true });
     for (const what of ['local/log', 'local/worker', 'local/master/docklet.db', 'local/master/docklet.db-wal', 'etcd.log']) {

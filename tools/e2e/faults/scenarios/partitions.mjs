@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 
 import { eventually, must } from '../../lib/site.mjs';
-import { get, heal, hosts, hostsAre, hostStatus, partition, pause } from '../lib/bed.mjs';
+import { compact, get, heal, hosts, hostsAre, hostStatus, kill, partition, pause, start } from '../lib/bed.mjs';
 import { steady } from './kills.mjs';
 
 const on = (places, host) => Object.values(places).flat().filter((place) => place.startsWith(`${host}/`));
@@ -100,6 +100,11 @@ async function stale(site) {
   process.kill(pid, 'SIGSTOP');
   try {
     await pause(site.random.between(12_000, 20_000));
+    // What it knows is of yesterday, and what came between is forgotten.
+    const host = site.random.pick(hosts);
+    await kill(host);
+    await start(host);
+    await compact();
     assert.deepEqual(await own(), before, 'nodes run on');
   } finally {
     process.kill(pid, 'SIGCONT');

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 
 import { eventually } from '../../lib/site.mjs';
-import { ask, ETCD, get, inNode, kill, partition, heal, pause, start } from '../lib/bed.mjs';
+import { ask, ETCD, get, inNode, kill, partition, heal, pause, rows, start } from '../lib/bed.mjs';
 import { steady } from './kills.mjs';
 
 async function memberKilled(site) {
@@ -44,6 +44,9 @@ async function quorumLost(site) {
     assert.deepEqual(await own(), before, 'nothing stops');
     await pause(1000);
   }
+  // By now etcd refuses at once: nothing can come of it, and nothing is told of it.
+  assert.equal((await ask('POST', '/vclusters', { name: 'later', nodes: 1, image: 'small' })).status, 503);
+  assert.deepEqual(await rows("SELECT name, outcome FROM operations WHERE name = 'later'"), []);
   for (const member of gone) await start(member);
   // The one that was refused may have been committed by a member that came back: nobody knows, the client asks again.
   const back = Date.now();
