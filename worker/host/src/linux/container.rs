@@ -17,6 +17,8 @@ use super::run::{self, Run, State};
 use super::sys;
 use crate::reason::chain;
 
+/// How long a node that reboots itself may take to have an init again. On a busy host its monitor takes seconds.
+const SETTLE: Duration = Duration::from_secs(15);
 /// What all nodes have in common.
 const COMMON: &str = include_str!("../../../../conf/lxc/node.conf");
 /// What a node's processes may not ask of the kernel.
@@ -162,7 +164,7 @@ pub fn start(request: &StartRequest) -> Result<Started, StartError> {
 
 /// Waits until an earlier instance is either running or gone.
 fn settle(state: &Path) -> Result<Option<Run>, StartError> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + SETTLE;
     loop {
         match run::look(state) {
             State::Running(run) => return Ok(Some(run)),
