@@ -426,3 +426,24 @@ fn a_node_without_its_vcluster_waits() {
     );
     assert_eq!(node::diff(&plan, None, &up(1), &past, T0), NodeTodo::Nothing);
 }
+
+/// Its plan was taken away after it was reported gone, and another one put, while this host did not look.
+#[test]
+fn a_share_that_ended_may_begin_anew() {
+    let again = vcluster(0, Wanted::Running, 1);
+    let mut past = VclusterHistory::default();
+    past.accept(&vcluster(0, Wanted::Running, 2)).unwrap();
+    past.applied(2);
+    past.accept(&vcluster(0, Wanted::Absent, 3)).unwrap();
+    past.removed();
+    past.accept(&again).unwrap();
+    assert_eq!(vcluster::diff(&again, None, &past, true, T0), VclusterTodo::Ensure);
+    // The same by a worker that knows of the end from its own disk alone.
+    let mut past = VclusterHistory::of(&vcluster(0, Wanted::Absent, 3));
+    past.accept(&again).unwrap();
+    assert_eq!(vcluster::diff(&again, None, &past, true, T0), VclusterTodo::Ensure);
+    // From then on it counts as ever.
+    past.accept(&vcluster(0, Wanted::Running, 4)).unwrap();
+    assert!(past.accept(&vcluster(0, Wanted::Running, 3)).is_err());
+    assert!(past.accept(&vcluster(0, Wanted::Absent, 3)).is_err());
+}

@@ -21,11 +21,13 @@ pub enum VclusterTodo {
     NodesFirst,
 }
 
-/// What the worker remembers of a vcluster. `seen` outlives the worker.
+/// What the worker remembers of a vcluster. `seen` and `ends` outlive the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VclusterHistory {
     /// The newest generation that was followed.
     pub seen: Option<u64>,
+    /// It said that the share is to go.
+    pub ends: bool,
     /// The generation that this run of the worker has applied. A new run applies once more, which mends what was
     /// broken meanwhile.
     pub ensured: Option<u64>,
@@ -35,12 +37,24 @@ pub struct VclusterHistory {
 }
 
 impl VclusterHistory {
-    /// Takes a plan as the one to follow.
+    /// As a plan of an earlier run leaves it.
+    #[must_use]
+    pub fn of(plan: &VclusterPlan) -> Self {
+        Self { seen: Some(plan.generation), ends: plan.wanted == Wanted::Absent, ..Self::default() }
+    }
+
+    /// Takes a plan as the one to follow. A share that ended may begin anew, and then counts from the start: that the plan
+    /// was gone in between need not have been seen.
     ///
     /// # Errors
     /// Where the plan is older than one already taken; the history is as before.
     pub fn accept(&mut self, plan: &VclusterPlan) -> Result<(), Refused> {
-        if let Some(held) = self.seen {
+        let anew = self.ends && plan.wanted != Wanted::Absent;
+        if anew {
+            self.trouble = None;
+            self.ensured = None;
+        }
+        if let Some(held) = self.seen.filter(|_| !anew) {
             if plan.generation < held {
                 return Err(Refused { offered: plan.generation, held });
             }
@@ -52,6 +66,7 @@ impl VclusterHistory {
             self.cleaned = false;
         }
         self.seen = Some(plan.generation);
+        self.ends = plan.wanted == Wanted::Absent;
         Ok(())
     }
 

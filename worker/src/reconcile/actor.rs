@@ -14,7 +14,7 @@ use docklet_types::report::{NodeReport, NodeState, Reason, Step};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
 use docklet_worker_plan::node::{NOTHING, Seen};
-use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, node};
+use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, VclusterHistory, node};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -98,8 +98,7 @@ impl Loop {
         }
         let mut vclusters = HashMap::new();
         for plan in ledger.vclusters {
-            let mut vcluster = Vcluster::default();
-            vcluster.history.seen = Some(plan.generation);
+            let vcluster = Vcluster { history: VclusterHistory::of(&plan), ..Vcluster::default() };
             vclusters.insert(plan.id, vcluster);
         }
         let contact_by = tokio::time::Instant::now() + settings.timing.first_contact;
