@@ -149,7 +149,9 @@ impl Planner {
                 let gone = Usage::of(&spec.value);
                 let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
                 let usage_key = key(Key::Usage(owner.clone()));
-                let txn = txn.delete(key(Key::Spec(spec.value.id)));
+                // Decided from a picture without a network: one that is there all the same would stay for ever.
+                let network = Compare::Absent { key: key(Key::Network(spec.value.id)) };
+                let txn = txn.when(network).delete(key(Key::Spec(spec.value.id)));
                 // What nobody asked for has no name and is in no sum.
                 if spec.value.warm.is_some() {
                     txn
