@@ -16,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib-build.sh"
 cd "$DOCKLET_ROOT"
 
-readonly PARTS=(shell lint rust front-end docs end-to-end hosts faults portal)
+readonly PARTS=(shell lint rust front-end docs end-to-end booted-ahead hosts faults portal)
 # An emulated machine takes minutes: run where it is named, and before a release.
 readonly NAMED_PARTS=(kernel)
 
