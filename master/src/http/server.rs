@@ -22,7 +22,7 @@ use crate::app::vclusters::Vclusters;
 use crate::app::warm::WarmNodes;
 use crate::auth::gate::Gate;
 use crate::auth::{PortalAddress, Sessions};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, socket};
 use crate::reconcile::ClusterView;
 
 /// What the handlers need, each of it apart. Cheap to clone.
@@ -94,6 +94,8 @@ pub fn serve(parts: Parts, listener: TcpListener) -> std::io::Result<Server> {
         let parts = parts.clone();
         App::new().configure(move |service| super::configure(service, &parts))
     })
+    // The proxy ends connections whose browser has left, or takes nothing after its sign-in has ended.
+    .on_connect(socket::on_connect)
     // Open streams and sockets must not hold up a stop.
     .shutdown_timeout(2)
     .client_request_timeout(Duration::from_secs(15))
