@@ -139,7 +139,6 @@ pub async fn connect(stream: NodeStream) -> Result<SendRequest<RequestBody>, Ups
     let (sender, connection) = http1::Builder::new()
         // Flat memory: hyper would read up to 400 KiB ahead.
         .max_buf_size(64 * 1024)
-        .max_headers(128)
         .handshake::<_, RequestBody>(TokioIo::new(stream))
         .await
         .map_err(UpstreamError::Broken)?;
