@@ -1,11 +1,12 @@
 //! A request for an app: who asks, may they, where is it, and then bytes.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::body::BodySize;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::id::NodeId;
@@ -16,13 +17,14 @@ use parking_lot::Mutex;
 
 use super::address::{AppAddress, host_of};
 use super::agent::NodeStream;
-use super::body::{AnswerBody, Around, RequestBody, Streaming};
+use super::body::{AnswerBody, Around, RequestBody, Source, Streaming, give_back_unread};
 use super::headers::{self, Forwarded, Framing};
 use super::pages::Trouble;
+use super::plain;
 use super::routes::RouteTarget;
 use super::socket::{self, ClientSocket, Heart, Life};
 use super::upstream::{self, Pool, PoolKey, Returning, UpstreamError};
-use super::visitor::{self, Visitor};
+use super::visitor::{self, Guest, Guests};
 use super::{Counters, Proxy, sso, tunnel};
 
 /// Paths of an app's origin that are ours.
@@ -73,9 +75,7 @@ fn own(response: HttpResponse) -> Answer {
 
 /// What a request for an app is about, once all of it was checked.
 struct Visit {
-    app: AppAddress,
-    host: String,
-    visitor: Visitor,
+    guest: Rc<Guest>,
     target: RouteTarget,
     permit: Rc<Permit>,
     framing: Framing,
@@ -102,7 +102,38 @@ async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpR
     let framing = check_form(request)
         .map_err(|detail| refuse(Trouble::new(Code::MalformedBody, "The request cannot be read", detail).closing()))?;
     let missing = || refuse(Trouble::no_such_app(proxy.public.portal()));
-    let host = host_of(request.head()).ok_or_else(missing)?.to_ascii_lowercase();
+    let host = host_of(request.head()).ok_or_else(missing)?;
+    let guests = request.app_data::<Rc<Guests>>();
+    let key = guests.and_then(|_| Guests::key(host, headers)).filter(|_| !request.uri().path().starts_with(OWN_PATHS));
+    let known = guests.zip(key.as_deref()).and_then(|(guests, key)| guests.find(key));
+    let guest = match known {
+        Some(guest) => guest,
+        None => {
+            let guest = Rc::new(recognise(proxy, request, host).await?);
+            if let (Some(guests), Some(key)) = (guests, key) {
+                guests.remember(key, &guest);
+            }
+            guest
+        }
+    };
+    check_origin(proxy, request, &guest.app, &guest.host).map_err(refuse)?;
+    if !guest.visitor.may_reach(&guest.app.user) {
+        return Err(missing());
+    }
+    let target = proxy.routes.table().find(&guest.name).cloned().ok_or_else(missing)?;
+    let Some(permit) = Permit::take(proxy, target.node) else {
+        let detail = "This node has too many requests open. Try again in a moment.";
+        return Err(refuse(Trouble::new(Code::Unavailable, "Too much at once", detail)));
+    };
+    Ok(Visit { guest, target, permit, framing })
+}
+
+/// Finds out who asks for which app; otherwise the answer instead.
+async fn recognise(proxy: &Arc<Proxy>, request: &HttpRequest, host: &str) -> Result<Guest, HttpResponse> {
+    let headers = request.headers();
+    let refuse = |trouble: Trouble| trouble.answer(headers);
+    let missing = || refuse(Trouble::no_such_app(proxy.public.portal()));
+    let host = host.to_ascii_lowercase();
     let app = proxy.public.app_of(&host).ok_or_else(missing)?;
     let path = request.uri().path();
     if path == sso::REDEEM_PATH {
@@ -111,25 +142,14 @@ async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpR
     if path.starts_with(OWN_PATHS) {
         return Err(missing());
     }
-    let visitor = match visitor::at_app(proxy, headers, &app).await {
-        Ok(Some(visitor)) => visitor,
-        Ok(None) => return Err(sso::ask_to_sign_in(proxy, request, &app)),
+    match visitor::at_app(proxy, headers, &app).await {
+        Ok(Some(visitor)) => Ok(Guest::new(app, host, visitor)),
+        Ok(None) => Err(sso::ask_to_sign_in(proxy, request, &app)),
         Err(error) => {
             visitor::log_failure(&error);
-            return Err(refuse(Trouble::unavailable()));
+            Err(refuse(Trouble::unavailable()))
         }
-    };
-    check_origin(proxy, request, &app, &host).map_err(refuse)?;
-    if !visitor.may_reach(&app.user) {
-        return Err(missing());
     }
-    let name = (app.user.clone(), app.vcluster.clone(), app.node.clone());
-    let target = proxy.routes.table().find(&name).cloned().ok_or_else(missing)?;
-    let Some(permit) = Permit::take(proxy, target.node) else {
-        let detail = "This node has too many requests open. Try again in a moment.";
-        return Err(refuse(Trouble::new(Code::Unavailable, "Too much at once", detail)));
-    };
-    Ok(Visit { app, host, visitor, target, permit, framing })
 }
 
 /// The form of the request itself: nothing that two readers could read in two ways.
@@ -223,17 +243,38 @@ fn outgoing(
     visit: &Visit,
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
-    let forwarded = Forwarded {
-        client: request.peer_addr().map(|peer| peer.ip()),
-        scheme: proxy.public.scheme(),
-        host: &visit.host,
-    };
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut out = http::Request::new(body);
     *out.method_mut() = http::Method::from_bytes(request.method().as_str().as_bytes()).ok()?;
     *out.uri_mut() = path.parse().ok()?;
-    *out.headers_mut() = headers::to_app(request.headers(), &forwarded);
+    *out.headers_mut() = headers::map_to_app(request.headers(), &forwarded(proxy, request, visit));
     Some(out)
+}
+
+fn forwarded<'a>(proxy: &Proxy, request: &HttpRequest, visit: &'a Visit) -> Forwarded<'a> {
+    Forwarded {
+        client: request.peer_addr().map(|peer| peer.ip()),
+        scheme: proxy.public.scheme(),
+        host: &visit.guest.host,
+    }
+}
+
+/// The same request without a body, as it is written to the app. Each part was checked by the library that read it: none
+/// holds an end of a line.
+fn plain_request(proxy: &Proxy, request: &HttpRequest, visit: &Visit) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let mut put = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    put([request.method().as_str().as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1\r\n"]);
+    headers::to_app(request.headers(), &forwarded(proxy, request, visit), |name, value| {
+        put([name.as_bytes(), b": ", value, b"\r\n"]);
+    });
+    // An app that expects a body of such a request must not wait for one.
+    if !is_safe(request.method()) {
+        put([b"content-length: 0", b"", b"", b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 fn unreadable(request: &HttpRequest) -> Answer {
@@ -246,11 +287,12 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
     let node = visit.target.node;
     let mut trouble = match error {
         UpstreamError::Access(access) => {
-            tracing::info!(%node, port = visit.app.port, error = %access, "an app cannot be reached");
-            Trouble::unreachable(access, &visit.app, proxy.public.portal())
+            tracing::info!(%node, port = visit.guest.app.port, error = %access, "an app cannot be reached");
+            Trouble::unreachable(access, &visit.guest.app, proxy.public.portal())
         }
-        UpstreamError::Broken(cause) => {
-            tracing::info!(%node, port = visit.app.port, error = %cause, "an app broke off before it answered");
+        UpstreamError::Broken(_) | UpstreamError::Unreadable(_) => {
+            let cause = error.source().map(ToString::to_string);
+            tracing::info!(%node, port = visit.guest.app.port, error = cause, "an app broke off before it answered");
             Trouble::new(
                 Code::BadGateway,
                 "The app broke off",
@@ -269,7 +311,7 @@ fn failed(proxy: &Proxy, request: &HttpRequest, visit: &Visit, error: &UpstreamE
 /// Returns when nobody may have, or wants, the answer any more, or nothing moves.
 async fn given_up(proxy: &Proxy, request: &HttpRequest, visit: &Visit, life: &Life) -> Trouble {
     tokio::select! {
-        () = visit.visitor.ended().wait() => Trouble::new(Code::NotSignedIn, "Sign in first", "You have been signed out."),
+        () = visit.guest.visitor.ended().wait() => Trouble::new(Code::NotSignedIn, "Sign in first", "You have been signed out."),
         () = socket::left(life, ClientSocket::of(request)) => Trouble::new(Code::Timeout, "Nobody waits for the answer", "The connection was closed."),
         () = life.idle(proxy.limits.idle) => Trouble::new(Code::BadGateway, "The app does not answer", "The app took the request but did not begin to answer in time."),
     }
@@ -283,23 +325,33 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     };
     // The request's own future lives as long as its connection does.
     let heart = Heart::default();
-    let body = RequestBody::new(visit.framing, payload.into_inner(), heart.life());
-    let repeatable = body.is_empty() && is_safe(request.method());
-    let Some(out) = outgoing(proxy, request, &visit, body) else {
-        return unreadable(request);
+    let key = PoolKey {
+        session: visit.guest.visitor.session().clone(),
+        node: visit.target.node,
+        port: visit.guest.app.port.get(),
     };
-    let key = PoolKey { session: visit.visitor.session().clone(), node: visit.target.node, port: visit.app.port.get() };
     let exchange = Exchange { proxy, request, visit: &visit, pool: &pool, key: &key };
+    let plain = visit.framing == Framing::None;
+    let body = RequestBody::new(visit.framing, payload.into_inner(), heart.life());
+    let answered = async {
+        if plain {
+            return exchange.run_plain().await.map(Some);
+        }
+        match outgoing(proxy, request, &visit, body) {
+            Some(out) => exchange.run(out).await.map(Some),
+            None => Ok(None),
+        }
+    };
     let answered = tokio::select! {
-        answered = exchange.run(out, repeatable) => answered,
+        answered = answered => answered,
         why = given_up(proxy, request, &visit, heart.life()) => return own(why.answer(request.headers())),
     };
     match answered {
-        Ok((response, sender)) if response.status() != http::StatusCode::SWITCHING_PROTOCOLS => {
-            let connection = Returning { pool, key, sender, ended: visit.visitor.ended().clone() };
-            pass_back(proxy, request, &visit, response, (heart, Some(connection)))
+        Ok(Some((head, source))) if head.status != StatusCode::SWITCHING_PROTOCOLS => {
+            let home = Returning { pool, key, ended: visit.guest.visitor.ended().clone() };
+            pass_back(proxy, request, &visit, (head, source), (heart, Some(home)))
         }
-        Ok(_) => {
+        Ok(Some(_)) => {
             let trouble = Trouble::new(
                 Code::BadGateway,
                 "The app broke off",
@@ -307,7 +359,39 @@ async fn forward(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
             );
             own(trouble.answer(request.headers()))
         }
+        Ok(None) => unreadable(request),
         Err(error) => failed(proxy, request, &visit, &error),
+    }
+}
+
+/// The head of an answer, whoever read it.
+struct AnswerHead {
+    status: StatusCode,
+    /// What of it is for the browser.
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Where it has no body: the length that it tells, or none.
+    size: BodySize,
+}
+
+impl AnswerHead {
+    fn of_hyper(request: &HttpRequest, head: &http::response::Parts, body: &Incoming) -> Self {
+        // A number that hyper takes, the other library takes.
+        let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+        let told = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut fields = Vec::with_capacity(head.headers.len() + 1);
+        headers::to_browser(
+            || headers::pairs(&head.headers),
+            status == StatusCode::NOT_MODIFIED,
+            |name, value| {
+                fields.push((name, value));
+            },
+        );
+        Self { size: answer_size(request, status, told, body.size_hint().exact()), status, fields }
+    }
+
+    fn of_plain(request: &HttpRequest, head: plain::Head, exact: Option<u64>) -> Self {
+        let size = answer_size(request, head.status, head.length, exact);
+        Self { size, status: head.status, fields: head.fields }
     }
 }
 
@@ -324,34 +408,53 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// A kept connection may be closed by the app at the very moment it is used: what was never sent goes out on a
-    /// fresh one, and so does what is `repeatable`, having no body and changing nothing.
-    async fn run(
-        &self,
-        out: http::Request<RequestBody>,
-        repeatable: bool,
-    ) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
-        let Some(mut sender) = self.pool.take(self.key) else {
-            return self.send_fresh(out).await;
+    /// fresh one.
+    async fn run(&self, out: http::Request<RequestBody>) -> Result<(AnswerHead, Source), UpstreamError> {
+        let (response, sender) = match self.pool.take(self.key) {
+            None => self.send_fresh(out).await?,
+            Some(mut sender) => match sender.try_send_request(out).await {
+                Ok(response) => (response, sender),
+                Err(mut error) => match error.take_message() {
+                    Some(out) => self.send_fresh(out).await?,
+                    None => return Err(UpstreamError::Broken(error.into_error())),
+                },
+            },
         };
-        let mut error = match sender.try_send_request(out).await {
-            Ok(response) => return Ok((response, sender)),
-            Err(error) => error,
-        };
-        let again = error.take_message().or_else(|| {
-            let again = || outgoing(self.proxy, self.request, self.visit, RequestBody::Empty);
-            repeatable.then(again).flatten()
-        });
-        match again {
-            Some(out) => self.send_fresh(out).await,
-            None => Err(UpstreamError::Broken(error.into_error())),
+        let (head, body) = response.into_parts();
+        let head = AnswerHead::of_hyper(self.request, &head, &body);
+        Ok((head, Source::Hyper(body, Some(sender))))
+    }
+
+    /// The same for a request without a body. What changes nothing is repeatable.
+    async fn run_plain(&self) -> Result<(AnswerHead, Source), UpstreamError> {
+        let request = plain_request(self.proxy, self.request, self.visit);
+        let head_only = *self.request.method() == Method::HEAD;
+        let mut kept = None;
+        if let Some(mut connection) = self.pool.take_plain(self.key) {
+            match connection.ask(&request, head_only).await {
+                Ok(head) => kept = Some((head, connection)),
+                Err(_) if is_safe(self.request.method()) => {}
+                Err(error) => return Err(UpstreamError::Unreadable(error)),
+            }
         }
+        let (head, connection) = match kept {
+            Some(kept) => kept,
+            None => {
+                let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.guest.app.port.get()).await?;
+                let mut connection = plain::Connection::new(stream);
+                let head = connection.ask(&request, head_only).await.map_err(UpstreamError::Unreadable)?;
+                (head, connection)
+            }
+        };
+        let body = plain::Body::new(connection, &head);
+        Ok((AnswerHead::of_plain(self.request, head, body.exact()), Source::Plain(Some(body))))
     }
 
     async fn send_fresh(
         &self,
         out: http::Request<RequestBody>,
     ) -> Result<(http::Response<Incoming>, Sender), UpstreamError> {
-        let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.app.port.get()).await?;
+        let stream = upstream::dial(self.proxy, &self.visit.target, self.visit.guest.app.port.get()).await?;
         let mut sender = upstream::connect(stream).await?;
         let response = sender.send_request(out).await.map_err(UpstreamError::Broken)?;
         Ok((response, sender))
@@ -363,50 +466,42 @@ fn pass_back(
     proxy: &Proxy,
     request: &HttpRequest,
     visit: &Visit,
-    response: http::Response<Incoming>,
-    (heart, connection): (Heart, Option<Returning>),
+    (head, source): (AnswerHead, Source),
+    (heart, home): (Heart, Option<Returning>),
 ) -> Answer {
-    let (head, body) = response.into_parts();
-    let Ok(status) = StatusCode::from_u16(head.status.as_u16()) else {
-        return unreadable(request);
-    };
-    let size = answer_size(request, &head, &body);
-    let mut answer = HttpResponse::build(status);
-    headers::to_browser(&head.headers, status == StatusCode::NOT_MODIFIED, |name, value| {
-        answer.append_header((name, value));
-    });
-    if connection.is_none() || names_websocket(request.headers()) {
+    let mut answer = HttpResponse::build(head.status);
+    for field in head.fields {
+        answer.append_header(field);
+    }
+    if home.is_none() || names_websocket(request.headers()) {
         answer.force_close();
     }
+    let size = head.size;
     if matches!(size, BodySize::None | BodySize::Sized(0)) {
         // The server never asks for such a body's end.
-        if let Some(connection) = connection {
-            connection.give_back();
-        }
+        give_back_unread(home, source);
         return answer.message_body(AnswerBody::Empty(size)).unwrap_or_else(|_| unreadable(request));
     }
     let around = Around {
         heart,
-        visitor: visit.visitor.clone(),
+        visitor: visit.guest.visitor.clone(),
         socket: ClientSocket::of(request),
         idle: proxy.limits.idle,
-        connection,
+        home,
         permit: Rc::clone(&visit.permit),
     };
-    let streaming = Streaming::new(body, size, around);
+    let streaming = Streaming::new(source, size, around);
     answer.message_body(AnswerBody::Streaming(Box::new(streaming))).unwrap_or_else(|_| unreadable(request))
 }
 
 /// How long the answer is, as the connection to the app read it: of two lengths that an app may tell, only one counts.
-fn answer_size(request: &HttpRequest, head: &http::response::Parts, body: &Incoming) -> BodySize {
-    if matches!(head.status, http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED) {
+/// `told` counts where there is no body that could be read.
+fn answer_size(request: &HttpRequest, status: StatusCode, told: Option<u64>, exact: Option<u64>) -> BodySize {
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return BodySize::None;
     }
-    if *request.method() == Method::HEAD {
-        let told = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        return told.and_then(|text| text.parse().ok()).map_or(BodySize::Stream, BodySize::Sized);
-    }
-    body.size_hint().exact().map_or(BodySize::Stream, BodySize::Sized)
+    let known = if *request.method() == Method::HEAD { told } else { exact };
+    known.map_or(BodySize::Stream, BodySize::Sized)
 }
 
 /// A WebSocket: nothing of it is passed on before the app has agreed.
@@ -418,7 +513,7 @@ async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
     out.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
     let heart = Heart::default();
     let attempt = async {
-        let stream = upstream::dial(proxy, &visit.target, visit.app.port.get()).await?;
+        let stream = upstream::dial(proxy, &visit.target, visit.guest.app.port.get()).await?;
         let mut sender = upstream::connect(stream).await?;
         sender.send_request(out).await.map_err(UpstreamError::Broken)
     };
@@ -431,7 +526,9 @@ async fn upgrade(proxy: &Arc<Proxy>, request: &HttpRequest, payload: web::Payloa
         Err(error) => return failed(proxy, request, &visit, &error),
     };
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        return pass_back(proxy, request, &visit, response, (heart, None));
+        let (head, body) = response.into_parts();
+        let head = AnswerHead::of_hyper(request, &head, &body);
+        return pass_back(proxy, request, &visit, (head, Source::Hyper(body, None)), (heart, None));
     }
     switch(proxy, request, payload, visit, response).await
 }
@@ -463,9 +560,13 @@ async fn switch(
         return own(trouble.answer(request.headers()));
     };
     let mut answer = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
-    headers::to_browser(response.headers(), false, |name, value| {
-        answer.append_header((name, value));
-    });
+    headers::to_browser(
+        || headers::pairs(response.headers()),
+        false,
+        |name, value| {
+            answer.append_header((name, value));
+        },
+    );
     answer.upgrade("websocket");
     let ends = tunnel::Ends {
         stream: parts.io.into_inner(),
@@ -473,6 +574,6 @@ async fn switch(
         payload: payload.into_inner(),
         socket: ClientSocket::of(request),
     };
-    let body = tunnel::join(proxy, ends, visit.visitor, visit.permit);
+    let body = tunnel::join(proxy, ends, visit.guest.visitor.clone(), visit.permit);
     answer.message_body(AnswerBody::Tunnel(body)).unwrap_or_else(|_| unreadable(request))
 }

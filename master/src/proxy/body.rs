@@ -1,8 +1,9 @@
 //! Bodies in both directions, a piece at a time: what the slower side has not taken is not read from the faster one.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -11,12 +12,14 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
 
 use super::apps::Permit;
 use super::headers::Framing;
+use super::plain;
 use super::socket::{self, ClientSocket, Heart, Life};
 use super::tunnel::TunnelBody;
-use super::upstream::Returning;
+use super::upstream::{Returning, Used};
 use super::visitor::Visitor;
 
 /// A browser's body on its way to an app.
@@ -80,6 +83,8 @@ impl Body for RequestBody {
 pub enum BodyError {
     #[error("the app broke off its answer")]
     Upstream(#[source] hyper::Error),
+    #[error("the app broke off its answer")]
+    Plain(#[source] io::Error),
     #[error("no byte moved for {} s", .0.as_secs())]
     Idle(Duration),
     #[error("the sign-in ended")]
@@ -101,9 +106,46 @@ pub enum AnswerBody {
 /// A body this long is watched over although its app never made anyone wait.
 const LONG: usize = 256 * 1024;
 
+/// Where an app's body comes from, with the connection to keep after it.
+pub enum Source {
+    Hyper(Incoming, Option<SendRequest<RequestBody>>),
+    /// Absent once it is over.
+    Plain(Option<plain::Body>),
+}
+
+impl Source {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Self::Hyper(body, _) => loop {
+                return match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    // Trailers end here.
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) if !data.is_empty() => Poll::Ready(Some(Ok(data))),
+                        _ => continue,
+                    },
+                    Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
+                    None => Poll::Ready(None),
+                };
+            },
+            Self::Plain(Some(body)) => {
+                body.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(BodyError::Plain)))
+            }
+            Self::Plain(None) => Poll::Ready(None),
+        }
+    }
+
+    /// The connection, once the body was read to its end.
+    fn used(&mut self) -> Option<Used> {
+        match self {
+            Self::Hyper(_, sender) => sender.take().map(Used::Hyper),
+            Self::Plain(body) => body.take().and_then(plain::Body::into_kept).map(Used::Plain),
+        }
+    }
+}
+
 /// An app's body on its way to a browser.
 pub struct Streaming {
-    body: Incoming,
+    source: Source,
     size: BodySize,
     visitor: Visitor,
     socket: ClientSocket,
@@ -111,7 +153,7 @@ pub struct Streaming {
     heart: Heart,
     /// Bytes until the body is watched over; absent once it is.
     unwatched: Option<usize>,
-    connection: Option<Returning>,
+    home: Option<Returning>,
     _permit: Rc<Permit>,
 }
 
@@ -122,43 +164,35 @@ pub struct Around {
     pub socket: ClientSocket,
     pub idle: Duration,
     /// Where the connection goes when the body was read to its end; absent where it cannot be used again.
-    pub connection: Option<Returning>,
+    pub home: Option<Returning>,
     pub permit: Rc<Permit>,
 }
 
 impl Streaming {
-    pub fn new(body: Incoming, size: BodySize, around: Around) -> Self {
-        let Around { heart, visitor, socket, idle, connection, permit } = around;
-        Self { body, size, visitor, socket, idle, heart, unwatched: Some(LONG), connection, _permit: permit }
+    pub fn new(source: Source, size: BodySize, around: Around) -> Self {
+        let Around { heart, visitor, socket, idle, home, permit } = around;
+        Self { source, size, visitor, socket, idle, heart, unwatched: Some(LONG), home, _permit: permit }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers end here.
-                    let data = frame.into_data().unwrap_or_default();
-                    if !data.is_empty() {
-                        self.passed(data.len());
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    self.connection = None;
-                    return Poll::Ready(Some(Err(BodyError::Upstream(error))));
-                }
-                Poll::Ready(None) => {
-                    if let Some(connection) = self.connection.take() {
-                        connection.give_back();
-                    }
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    self.watch();
-                    return match self.heart.life().stopped_or_wait(cx.waker()) {
-                        Some(why) => Poll::Ready(Some(Err(why))),
-                        None => Poll::Pending,
-                    };
+        match self.source.poll_piece(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.passed(data.len());
+                Poll::Ready(Some(Ok(data)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.home = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                give_back(self.home.take(), self.source.used());
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                self.watch();
+                match self.heart.life().stopped_or_wait(cx.waker()) {
+                    Some(why) => Poll::Ready(Some(Err(why))),
+                    None => Poll::Pending,
                 }
             }
         }
@@ -180,6 +214,17 @@ impl Streaming {
             actix_web::rt::spawn(socket::watch(Rc::clone(life), self.socket, self.visitor.clone(), self.idle));
         }
     }
+}
+
+fn give_back(home: Option<Returning>, used: Option<Used>) {
+    if let (Some(home), Some(used)) = (home, used) {
+        home.give_back(used);
+    }
+}
+
+/// An answer without a body is over before the server asks for it.
+pub fn give_back_unread(home: Option<Returning>, mut source: Source) {
+    give_back(home, source.used());
 }
 
 impl MessageBody for AnswerBody {

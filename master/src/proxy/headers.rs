@@ -1,9 +1,10 @@
 //! Which headers pass between a browser and an app, and in what form. Pure.
 //!
-//! Two libraries meet here: actix-web speaks `http` 0.2, hyper `http` 1; names and values are copied at this edge.
+//! Two libraries meet here: actix-web speaks `http` 0.2, hyper `http` 1; names and values are copied at this edge. What is
+//! decided is the same for requests that hyper carries and for those that `plain` does.
 
 use actix_web::http::header::{HeaderMap as FrontHeaders, HeaderName as FrontName, HeaderValue as FrontValue};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Headers of one connection only (RFC 9110, section 7.6.1, with the old ones that are still seen).
 fn is_hop_by_hop(name: &str) -> bool {
@@ -106,40 +107,39 @@ pub struct Forwarded<'a> {
     pub host: &'a str,
 }
 
-/// The headers for the app. Framing (`Content-Length`, `Transfer-Encoding`) is left to the connection, `Upgrade` to the caller.
-#[must_use]
-pub fn to_app(front: &FrontHeaders, forwarded: &Forwarded<'_>) -> HeaderMap {
+/// Appends the headers for the app, `Host` first. Framing (`Content-Length`, `Transfer-Encoding`) is left to the
+/// connection, `Upgrade` to the caller.
+pub fn to_app(front: &FrontHeaders, forwarded: &Forwarded<'_>, mut append: impl FnMut(&str, &[u8])) {
+    // The public name: an app that checks Origin compares it with Host.
+    append("host", forwarded.host.as_bytes());
     let connection = listed(front.get_all(actix_web::http::header::CONNECTION).map(FrontValue::as_bytes));
-    let mut out = HeaderMap::with_capacity(front.len() + 4);
     for (name, value) in front {
         let name = name.as_str();
-        if is_hop_by_hop(name) || is_ours_on_the_way_in(name) || connection.iter().any(|listed| listed == name) {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            out.append(name, value);
+        if !is_hop_by_hop(name) && !is_ours_on_the_way_in(name) && !connection.iter().any(|listed| listed == name) {
+            append(name, value.as_bytes());
         }
     }
     for value in front.get_all(actix_web::http::header::COOKIE) {
-        if let Some(kept) = others_of(value.as_bytes())
-            && let Ok(kept) = HeaderValue::from_bytes(&kept)
-        {
-            out.append(header::COOKIE, kept);
+        if let Some(kept) = others_of(value.as_bytes()) {
+            append("cookie", &kept);
         }
     }
-    // The public name: an app that checks Origin compares it with Host.
-    if let Ok(host) = HeaderValue::from_str(forwarded.host) {
-        out.insert(header::HOST, host.clone());
-        out.insert("x-forwarded-host", host);
+    append("x-forwarded-host", forwarded.host.as_bytes());
+    append("x-forwarded-proto", forwarded.scheme.as_bytes());
+    if let Some(client) = forwarded.client {
+        append("x-forwarded-for", client.to_canonical().to_string().as_bytes());
     }
-    out.insert("x-forwarded-proto", HeaderValue::from_static(forwarded.scheme));
-    if let Some(client) = forwarded.client
-        && let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string())
-    {
-        out.insert("x-forwarded-for", client);
-    }
+}
+
+/// The same as the library on the app's side takes them.
+#[must_use]
+pub fn map_to_app(front: &FrontHeaders, forwarded: &Forwarded<'_>) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(front.len() + 4);
+    to_app(front, forwarded, |name, value| {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            out.append(name, value);
+        }
+    });
     out
 }
 
@@ -162,32 +162,40 @@ fn narrowed(cookie: &[u8]) -> Option<Vec<u8>> {
     Some(kept)
 }
 
-/// The headers for the browser. `keep_length` where the answer has no body but tells a length (304).
-pub fn to_browser(app: &HeaderMap, keep_length: bool, mut append: impl FnMut(FrontName, FrontValue)) {
-    let connection = listed(app.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
-    for (name, value) in app {
+/// The headers for the browser, of what `app` gives each time. `keep_length` where the answer has no body but tells a
+/// length (304).
+pub fn to_browser<'a, I: Iterator<Item = (&'a [u8], &'a [u8])>>(
+    app: impl Fn() -> I,
+    keep_length: bool,
+    mut append: impl FnMut(FrontName, FrontValue),
+) {
+    use actix_web::http::header::{CONTENT_LENGTH, REFERRER_POLICY, SET_COOKIE};
+    let is_connection = |(name, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(b"connection");
+    let connection = listed(app().filter(is_connection).map(|(_, value)| value));
+    let mut says_referrer = false;
+    for (name, value) in app() {
+        let Ok(name) = FrontName::from_bytes(name) else { continue };
+        let kept = if name == SET_COOKIE { narrowed(value) } else { None };
         let text = name.as_str();
-        let length = keep_length && *name == header::CONTENT_LENGTH;
-        let dropped =
-            is_hop_by_hop(text) || is_dropped_on_the_way_out(text) || connection.iter().any(|listed| listed == text);
+        let length = keep_length && name == CONTENT_LENGTH;
+        let dropped = kept.is_none()
+            && (is_hop_by_hop(text) || is_dropped_on_the_way_out(text) || connection.iter().any(|l| l == text));
         if (!dropped || length)
-            && let (Ok(name), Ok(value)) =
-                (FrontName::from_bytes(text.as_bytes()), FrontValue::from_bytes(value.as_bytes()))
+            && let Ok(value) = FrontValue::from_bytes(kept.as_deref().unwrap_or(value))
         {
+            says_referrer |= name == REFERRER_POLICY;
             append(name, value);
         }
     }
-    for value in app.get_all(header::SET_COOKIE) {
-        if let Some(kept) = narrowed(value.as_bytes())
-            && let Ok(kept) = FrontValue::from_bytes(&kept)
-        {
-            append(actix_web::http::header::SET_COOKIE, kept);
-        }
-    }
-    if !app.contains_key(header::REFERRER_POLICY) {
+    if !says_referrer {
         // The path of an app may hold its own secrets: other sites learn the origin at most.
-        append(actix_web::http::header::REFERRER_POLICY, FrontValue::from_static("strict-origin-when-cross-origin"));
+        append(REFERRER_POLICY, FrontValue::from_static("strict-origin-when-cross-origin"));
     }
+}
+
+/// As the library on the app's side has them.
+pub fn pairs(app: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    app.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
 /// A body of a length that all agree on, or none.
@@ -258,7 +266,7 @@ mod tests {
     }
 
     fn passed(pairs: &[(&str, &str)]) -> HeaderMap {
-        to_app(
+        map_to_app(
             &front(pairs),
             &Forwarded { client: Some("192.0.2.7".parse().unwrap()), scheme: "http", host: "a.localhost:8000" },
         )
@@ -297,11 +305,11 @@ mod tests {
             "=docklet_app=evil",
             "b=2;DOMAIN = x ;HttpOnly",
         ] {
-            app.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
+            app.append(http::header::SET_COOKIE, HeaderValue::from_static(cookie));
         }
         app.insert("clear-site-data", HeaderValue::from_static("\"cookies\""));
         let mut out = Vec::new();
-        to_browser(&app, false, |name, value| out.push(format!("{name}: {}", value.to_str().unwrap())));
+        to_browser(|| pairs(&app), false, |name, value| out.push(format!("{name}: {}", value.to_str().unwrap())));
         assert_eq!(
             out,
             ["set-cookie: a=1; Path=/", "set-cookie: b=2;HttpOnly", "referrer-policy: strict-origin-when-cross-origin"]

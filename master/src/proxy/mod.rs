@@ -3,7 +3,7 @@
 //! Flow of an app's request: `address` reads the host name strictly into names; `visitor` says whose cookie it is (on
 //! every request); `routes` gives the node's id; `upstream` takes or dials a
 //! connection through [`agent::NodeAccess`]; `headers` decides what may pass in each direction; `apps` carries the
-//! bytes, and `tunnel` takes over after a verified 101. `sso` is how the cookie of an app's origin comes to be.
+//! bytes, with `plain` where a request has no body, and `tunnel` takes over after a verified 101. `sso` is how the cookie of an app's origin comes to be.
 //!
 //! Why a user's content never meets the portal: each app has an origin of its own, the portal's cookie is host-only and
 //! is stripped besides, and what an app sets for a wider domain is narrowed to its own.
@@ -14,6 +14,7 @@ pub mod apps;
 mod body;
 pub mod headers;
 mod pages;
+mod plain;
 pub mod routes;
 pub mod socket;
 pub mod sso;
@@ -148,12 +149,14 @@ pub fn public_of(config: &Config) -> Result<Public, address::PublicError> {
 pub fn configure(service: &mut web::ServiceConfig, proxy: &Arc<Proxy>) {
     let for_guard = Arc::clone(proxy);
     let pool = Rc::new(upstream::Pool::new(proxy.limits));
+    let guests = Rc::new(visitor::Guests::default());
     service
         .service(
             web::scope("")
                 .guard(guard::fn_guard(move |context| for_guard.is_for_apps(context.head())))
                 .app_data(web::Data::from(Arc::clone(proxy)))
                 .app_data(pool)
+                .app_data(guests)
                 .default_service(web::to(apps::handle)),
         )
         .service(

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioIo;
 
 use super::agent::{AccessError, NodeStream};
 use super::body::RequestBody;
+use super::plain::Connection;
 use super::routes::RouteTarget;
 use super::{Counters, Limits, Proxy};
 use crate::auth::sessions::Ended;
@@ -26,62 +28,121 @@ pub struct PoolKey {
     pub port: u16,
 }
 
-struct Idle {
-    sender: SendRequest<RequestBody>,
+/// A connection that may be used again.
+pub trait Kept {
+    /// It is open, and nothing is under way on it.
+    fn is_usable(&mut self) -> bool;
+}
+
+impl Kept for SendRequest<RequestBody> {
+    fn is_usable(&mut self) -> bool {
+        self.is_ready() && !self.is_closed()
+    }
+}
+
+impl Kept for Connection {
+    fn is_usable(&mut self) -> bool {
+        self.is_quiet()
+    }
+}
+
+struct Idle<T> {
+    kept: T,
     since: Instant,
     ended: Ended,
 }
 
-/// This thread's unused connections.
-pub struct Pool {
-    limits: Limits,
-    idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
-    swept: Cell<bool>,
+impl<T: Kept> Idle<T> {
+    fn is_good(&mut self, keep: Duration) -> bool {
+        !self.ended.has_ended() && self.since.elapsed() < keep && self.kept.is_usable()
+    }
 }
 
-impl Pool {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, idle: RefCell::default(), swept: Cell::new(false) }
-    }
+/// Unused connections of one kind.
+struct Shelf<T>(RefCell<HashMap<PoolKey, Vec<Idle<T>>>>);
 
-    /// A connection that can take a request now.
-    pub fn take(&self, key: &PoolKey) -> Option<SendRequest<RequestBody>> {
-        let mut idle = self.idle.borrow_mut();
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<T: Kept> Shelf<T> {
+    fn take(&self, key: &PoolKey, keep: Duration) -> Option<T> {
+        let mut idle = self.0.borrow_mut();
         let kept = idle.get_mut(key)?;
-        while let Some(one) = kept.pop() {
-            if one.sender.is_ready() && !one.ended.has_ended() && one.since.elapsed() < self.limits.keep {
-                return Some(one.sender);
+        while let Some(mut one) = kept.pop() {
+            if one.is_good(keep) {
+                return Some(one.kept);
             }
         }
         idle.remove(key);
         None
     }
 
-    fn put(self: &Rc<Self>, key: PoolKey, sender: SendRequest<RequestBody>, ended: Ended) {
-        if sender.is_closed() || ended.has_ended() {
+    fn put(&self, key: PoolKey, kept: T, ended: Ended, most: usize) {
+        let mut idle = self.0.borrow_mut();
+        let shelf = idle.entry(key).or_default();
+        if shelf.len() < most {
+            shelf.push(Idle { kept, since: Instant::now(), ended });
+        }
+    }
+
+    /// Whether nothing is left.
+    fn close_old(&self, keep: Duration) -> bool {
+        let mut idle = self.0.borrow_mut();
+        idle.retain(|_, kept| {
+            kept.retain_mut(|one| one.is_good(keep));
+            !kept.is_empty()
+        });
+        idle.is_empty()
+    }
+}
+
+/// This thread's unused connections.
+pub struct Pool {
+    limits: Limits,
+    /// For requests with a body.
+    hyper: Shelf<SendRequest<RequestBody>>,
+    /// For those without.
+    plain: Shelf<Connection>,
+    swept: Cell<bool>,
+}
+
+impl Pool {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, hyper: Shelf::default(), plain: Shelf::default(), swept: Cell::new(false) }
+    }
+
+    /// A connection that can take a request with a body now.
+    pub fn take(&self, key: &PoolKey) -> Option<SendRequest<RequestBody>> {
+        self.hyper.take(key, self.limits.keep)
+    }
+
+    /// A connection that can take a request without a body now.
+    pub fn take_plain(&self, key: &PoolKey) -> Option<Connection> {
+        self.plain.take(key, self.limits.keep)
+    }
+
+    fn put(self: &Rc<Self>, key: PoolKey, kept: Used, ended: Ended) {
+        if ended.has_ended() {
             return;
         }
-        let mut idle = self.idle.borrow_mut();
-        let kept = idle.entry(key).or_default();
-        if kept.len() < self.limits.keep_each {
-            kept.push(Idle { sender, since: Instant::now(), ended });
+        match kept {
+            Used::Hyper(sender) if sender.is_closed() => return,
+            Used::Hyper(sender) => self.hyper.put(key, sender, ended, self.limits.keep_each),
+            Used::Plain(connection) => self.plain.put(key, connection, ended, self.limits.keep_each),
         }
-        drop(idle);
         if !self.swept.replace(true) {
             actix_web::rt::spawn(sweep(Rc::downgrade(self)));
         }
     }
 
-    /// Closes what is over its time, and what belongs to an ended sign-in.
+    /// Closes what is over its time, what the app closed, and what belongs to an ended sign-in.
     fn close_old(&self) -> bool {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|_, kept| {
-            kept.retain(|one| {
-                !one.sender.is_closed() && !one.ended.has_ended() && one.since.elapsed() < self.limits.keep
-            });
-            !kept.is_empty()
-        });
-        idle.is_empty()
+        let hyper = self.hyper.close_old(self.limits.keep);
+        let plain = self.plain.close_old(self.limits.keep);
+        hyper && plain
     }
 }
 
@@ -99,17 +160,22 @@ async fn sweep(pool: Weak<Pool>) {
     }
 }
 
-/// A connection in use, and where it goes afterwards.
+/// A connection that was used.
+pub enum Used {
+    Hyper(SendRequest<RequestBody>),
+    Plain(Connection),
+}
+
+/// Where a connection in use goes afterwards.
 pub struct Returning {
     pub pool: Rc<Pool>,
     pub key: PoolKey,
-    pub sender: SendRequest<RequestBody>,
     pub ended: Ended,
 }
 
 impl Returning {
-    pub fn give_back(self) {
-        self.pool.put(self.key, self.sender, self.ended);
+    pub fn give_back(self, used: Used) {
+        self.pool.put(self.key, used, self.ended);
     }
 }
 
@@ -120,6 +186,8 @@ pub enum UpstreamError {
     Access(#[from] AccessError),
     #[error("the app broke the connection before it answered")]
     Broken(#[source] hyper::Error),
+    #[error("the app broke the connection before it answered, or its answer cannot be read")]
+    Unreadable(#[source] io::Error),
 }
 
 /// Dials the app.

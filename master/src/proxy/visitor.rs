@@ -1,12 +1,17 @@
 //! Who is asking, on the portal and on an app's origin, and when that ends.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::error::Error;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::{self, HeaderMap};
 use docklet_master_db::DbError;
 use docklet_types::name::UserName;
 
 use super::address::AppAddress;
+use super::routes::RouteName;
 use super::{Proxy, headers, sso};
 use crate::auth::sessions::Ended;
 use crate::auth::token::TokenHash;
@@ -45,6 +50,78 @@ impl Visitor {
     #[must_use]
     pub fn ended(&self) -> &Ended {
         &self.ended
+    }
+}
+
+/// How long what a request says of its sender need not be worked out again. An end of the sign-in counts at once.
+const MEMORY: Duration = Duration::from_millis(250);
+/// Senders that one server thread remembers.
+const REMEMBERED: usize = 4096;
+
+/// A visitor at the door of an app: everything that follows from a request's host name and cookies alone.
+pub struct Guest {
+    pub app: AppAddress,
+    /// In lower case.
+    pub host: String,
+    pub visitor: Visitor,
+    /// For the table of routes.
+    pub name: RouteName,
+}
+
+impl Guest {
+    pub fn new(app: AppAddress, host: String, visitor: Visitor) -> Self {
+        let name = (app.user.clone(), app.vcluster.clone(), app.node.clone());
+        Self { app, host, visitor, name }
+    }
+}
+
+/// Guests of the last moment, per server thread: a page's many requests say the same again and again. Whether a guest may
+/// reach the app, and where it is, is asked for each request.
+#[derive(Default)]
+pub struct Guests {
+    /// By host name and cookies, as they came.
+    recent: RefCell<HashMap<Vec<u8>, (Instant, Rc<Guest>)>>,
+    swept: Cell<bool>,
+}
+
+impl Guests {
+    /// What a request's sender is known by; absent where that is said in more than one place.
+    pub fn key(host: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
+        let mut cookies = headers.get_all(header::COOKIE);
+        let cookie = cookies.next().filter(|_| cookies.next().is_none())?;
+        // No header holds a zero.
+        Some([host.as_bytes(), b"\0", cookie.as_bytes()].concat())
+    }
+
+    pub fn find(&self, key: &[u8]) -> Option<Rc<Guest>> {
+        let recent = self.recent.borrow();
+        let (at, guest) = recent.get(key)?;
+        (at.elapsed() < MEMORY && !guest.visitor.ended.has_ended()).then(|| Rc::clone(guest))
+    }
+
+    pub fn remember(self: &Rc<Self>, key: Vec<u8>, guest: &Rc<Guest>) {
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() >= REMEMBERED {
+            recent.clear();
+        }
+        recent.insert(key, (Instant::now(), Rc::clone(guest)));
+        if !self.swept.replace(true) {
+            actix_web::rt::spawn(forget(Rc::downgrade(self)));
+        }
+    }
+}
+
+/// Runs while someone is remembered: a session that is held is looked after.
+async fn forget(guests: Weak<Guests>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let Some(guests) = guests.upgrade() else { return };
+        let mut recent = guests.recent.borrow_mut();
+        recent.retain(|_, (at, _)| at.elapsed() < MEMORY);
+        if recent.is_empty() {
+            guests.swept.set(false);
+            return;
+        }
     }
 }
 
