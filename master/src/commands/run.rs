@@ -22,6 +22,8 @@ use crate::http::server;
 use crate::membership::{self, MembershipError};
 use crate::proxy::agent::Agents;
 
+/// Open files that the master asks for: a WebSocket takes two.
+const DESCRIPTORS: u64 = 262_144;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 
@@ -75,8 +77,28 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)
 }
 
+/// Root may go beyond what it was started with; who may not takes what is there.
+fn raise_descriptor_limit() {
+    use nix::libc;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structures live across the calls, which read or write nothing else.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 || limit.rlim_cur >= DESCRIPTORS {
+            return;
+        }
+        let wanted = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: limit.rlim_max.max(DESCRIPTORS) };
+        let most = libc::rlimit { rlim_cur: limit.rlim_max.min(DESCRIPTORS), rlim_max: limit.rlim_max };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0
+            && libc::setrlimit(libc::RLIMIT_NOFILE, &raw const most) != 0
+        {
+            tracing::warn!("the limit of open files cannot be raised");
+        }
+    }
+}
+
 pub(super) fn run(program: &Program, loaded: &Loaded, paths: &Paths) -> Outcome {
     let ready = program.enter(loaded.config.log_level).map_err(|e| Failure::of(&e))?;
+    raise_descriptor_limit();
     let done = runtime().and_then(|runtime| runtime.block_on(serve(ready, &loaded.config, paths)));
     done.map(|()| String::new()).map_err(|error| {
         tracing::error!(error = chain(&error), "cannot run");
