@@ -29,7 +29,7 @@ readonly BUILD_PACKAGES=(
   build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
   protobuf-compiler
 )
-readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping postgresql python3 qemu-system-x86 shellcheck sqlite3)
+readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping nginx postgresql python3 qemu-system-x86 shellcheck sqlite3)
 
 MODE=prepare
 START=no
@@ -128,6 +128,7 @@ disable_unneeded_services() {
       etcd-server) services=(etcd.service) ;;
       # The first of them asks for the others: a bridge, a name server, and containers of others at boot.
       lxc) services=(lxc.service lxc-net.service lxc-monitord.service) ;;
+      nginx) services=(nginx.service) ;;
       postgresql) services=(postgresql.service) ;;
       glusterfs-server) services=(glusterd.service glustereventsd.service) ;;
       *) continue ;;

@@ -63,7 +63,7 @@ test_docs() { tools/check-docs.sh; }
 
 test_end_to_end() {
   node_modules tools/e2e
-  (cd tools/e2e && node run.mjs ten-nodes tenants bad-input two-masters restore)
+  (cd tools/e2e && node run.mjs ten-nodes tenants bad-input two-masters restore speed)
 }
 
 # The main job once more, with nodes that were booted before they were asked for.

@@ -60,8 +60,8 @@ pub struct Server {
     pub fs_prefix: PathBuf,
 }
 
-/// A client that is signed in, and whether it was this run that signed in.
-pub async fn sign_in(server: &Server) -> Result<(Client, bool)> {
+/// A client that is signed in, its token, and whether it was this run that signed in.
+pub async fn sign_in(server: &Server) -> Result<(Client, String, bool)> {
     let client = Client::new(&server.url)?;
     let (token, own_session) = match server.token.clone().filter(|t| !t.is_empty()) {
         Some(token) => (token, false),
@@ -71,12 +71,12 @@ pub async fn sign_in(server: &Server) -> Result<(Client, bool)> {
             (client.sign_in("root", text.trim()).await?.token, true)
         }
     };
-    Ok((client.with_token(&token)?, own_session))
+    Ok((client.with_token(&token)?, token, own_session))
 }
 
 impl Docklet {
     pub async fn sign_in(options: &Options) -> Result<Self> {
-        let (client, own_session) = sign_in(&options.server).await?;
+        let (client, _, own_session) = sign_in(&options.server).await?;
         Ok(Self {
             client,
             // A name of its own: whatever else the machine runs stays as it is.

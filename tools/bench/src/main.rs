@@ -7,7 +7,9 @@ mod docklet;
 mod floor;
 mod launch;
 mod many;
+mod proxy;
 mod stats;
+mod terminal;
 
 use clap::{Parser, Subcommand};
 use std::future::Future;
@@ -31,6 +33,14 @@ enum Command {
     Launch(launch::Options),
     /// Very many nodes: what each batch takes, and what the daemons need while all run.
     Many(many::Options),
+    /// Requests and sockets into a node: through Docklet, with its checks, and through plain nginx and
+    /// configurable-http-proxy.
+    Proxy(proxy::Options),
+    /// A terminal's output and keys: Docklet's beside JupyterLab's in the same node.
+    Terminal(terminal::Options),
+    /// What is asked by `proxy` in the node.
+    #[command(hide = true)]
+    Upstream(proxy::upstream::Options),
     /// Becomes one container of the floor; its description is on standard input.
     #[command(hide = true)]
     FloorNode,
@@ -40,8 +50,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         // Namespaces are entered before any thread is made.
         Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
-        Command::Launch(options) => launch(options),
+        Command::Launch(options) => as_root(launch::run(&options)),
         Command::Many(options) => run(many::run(&options)),
+        Command::Proxy(options) => as_root(proxy::run(options)),
+        Command::Terminal(options) => as_root(terminal::run(options)),
+        Command::Upstream(options) => run(proxy::upstream::run(&options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,11 +65,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn launch(options: launch::Options) -> Result<(), String> {
+fn as_root<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("containers need root\n  → run it with sudo".to_owned());
     }
-    run(launch::run(&options))
+    run(work)
 }
 
 fn run<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> Result<(), String> {

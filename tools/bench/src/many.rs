@@ -96,7 +96,7 @@ struct Report {
 
 /// Measures and prints. What was made is removed whatever happens.
 pub async fn run(options: &Options) -> Result<(), ManyError> {
-    let (client, own_session) = sign_in(&options.server).await?;
+    let (client, _, own_session) = sign_in(&options.server).await?;
     let prefix = format!("many-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
     let measured = tokio::select! {
         measured = measure(options, &client, &prefix) => measured.map_err(ManyError::from),

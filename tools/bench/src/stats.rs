@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-/// Durations of one thing over all rounds, in seconds.
+/// One thing over all rounds; durations are in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Series {
     pub median: f64,
@@ -16,7 +16,11 @@ pub struct Series {
 
 impl Series {
     pub fn of(durations: &[Duration]) -> Self {
-        let runs: Vec<f64> = durations.iter().map(|d| (d.as_secs_f64() * 1e4).round() / 1e4).collect();
+        Self::of_numbers(durations.iter().map(|d| (d.as_secs_f64() * 1e4).round() / 1e4))
+    }
+
+    pub fn of_numbers(numbers: impl IntoIterator<Item = f64>) -> Self {
+        let runs: Vec<f64> = numbers.into_iter().collect();
         let mut sorted = runs.clone();
         sorted.sort_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Self::default() };
