@@ -116,7 +116,7 @@ fn parse(buffer: &mut BytesMut, head_only: bool) -> io::Result<Option<Head>> {
     let length = length(named("content-length"))?;
     let without_body =
         head_only || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let framing = match (named("transfer-encoding").last(), length) {
+    let framing = match (named("transfer-encoding").next_back(), length) {
         _ if without_body => Framing::Length(0),
         (Some(encoding), _) if is_chunked(encoding) => Framing::Chunked(Chunk::Size),
         (None, Some(length)) => Framing::Length(length),

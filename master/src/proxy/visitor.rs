@@ -75,12 +75,15 @@ impl Guest {
     }
 }
 
+/// A guest, and since when it is remembered.
+type Seen = (Instant, Rc<Guest>);
+
 /// Guests of the last moment, per server thread: a page's many requests say the same again and again. Whether a guest may
 /// reach the app, and where it is, is asked for each request.
 #[derive(Default)]
 pub struct Guests {
     /// By host name and cookies, as they came.
-    recent: RefCell<HashMap<Vec<u8>, (Instant, Rc<Guest>)>>,
+    recent: RefCell<HashMap<Vec<u8>, Seen>>,
     swept: Cell<bool>,
 }
 
