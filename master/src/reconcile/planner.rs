@@ -97,6 +97,12 @@ impl Planner {
             let counter = key(&Key::HostAlloc(host));
             txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
         }
+        let deletes_network = planned.decisions.iter().any(|d| matches!(d, Decision::DeleteNetwork { .. }));
+        let forgets = planned.decisions.iter().any(|d| matches!(d, Decision::ForgetVcluster { .. }));
+        if forgets && !deletes_network {
+            // Decided from a picture without a network: one that is there all the same would stay for ever.
+            txn = txn.when(Compare::Absent { key: key(&Key::Network(id)) });
+        }
         for decision in planned.decisions {
             txn = self.add(txn, decision)?;
         }
@@ -149,9 +155,7 @@ impl Planner {
                 let gone = Usage::of(&spec.value);
                 let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
                 let usage_key = key(Key::Usage(owner.clone()));
-                // Decided from a picture without a network: one that is there all the same would stay for ever.
-                let network = Compare::Absent { key: key(Key::Network(spec.value.id)) };
-                let txn = txn.when(network).delete(key(Key::Spec(spec.value.id)));
+                let txn = txn.delete(key(Key::Spec(spec.value.id)));
                 // What nobody asked for has no name and is in no sum.
                 if spec.value.warm.is_some() {
                     txn
