@@ -4,7 +4,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::docklet::{Docklet, DockletError};
 use crate::floor::{Floor, FloorError};
@@ -81,7 +80,7 @@ pub async fn run(options: &Options) -> Result<(), LaunchError> {
     let mut floor = None;
     let measured = tokio::select! {
         measured = measure(options, &mut docklet, &mut floor) => measured,
-        stopped = interrupted() => stopped.and(Err(LaunchError::Interrupted)),
+        stopped = crate::interrupted() => Err(stopped.map_or_else(LaunchError::Signals, |()| LaunchError::Interrupted)),
     };
     if let Some(floor) = floor {
         floor.remove().await;
@@ -95,19 +94,6 @@ pub async fn run(options: &Options) -> Result<(), LaunchError> {
     } else {
         println!("{}", table(&report));
     }
-    Ok(())
-}
-
-async fn interrupted() -> Result<(), LaunchError> {
-    let mut int = signal(SignalKind::interrupt()).map_err(LaunchError::Signals)?;
-    let mut term = signal(SignalKind::terminate()).map_err(LaunchError::Signals)?;
-    let mut hup = signal(SignalKind::hangup()).map_err(LaunchError::Signals)?;
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-        _ = hup.recv() => {}
-    }
-    eprintln!("docklet-bench: interrupted; removing what was made");
     Ok(())
 }
 

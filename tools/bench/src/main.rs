@@ -6,10 +6,12 @@
 mod docklet;
 mod floor;
 mod launch;
+mod planner;
 mod stats;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     /// All nodes of a vcluster ready, and all gone: Docklet through its REST API, and plain lxc-start on the same image.
     Launch(launch::Options),
+    /// The planner and its store at scale: the real master and etcd under thousands of simulated hosts.
+    Planner(planner::Options),
     /// Becomes one container of the floor; its description is on standard input.
     #[command(hide = true)]
     FloorNode,
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         // Namespaces are entered before any thread is made.
         Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
         Command::Launch(options) => launch(options),
+        Command::Planner(options) => planner(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +57,25 @@ fn launch(options: launch::Options) -> Result<(), String> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(launch::run(&options)).map_err(|e| chain(&e))
+}
+
+fn planner(options: &planner::Options) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(planner::run(options)).map_err(|e| chain(&e))
+}
+
+/// Returns when somebody wants the run to end.
+async fn interrupted() -> std::io::Result<()> {
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+        _ = hup.recv() => {}
+    }
+    eprintln!("docklet-bench: interrupted; removing what was made");
+    Ok(())
 }
 
 /// An error with its causes on one line.
