@@ -124,7 +124,7 @@ async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpR
         return Err(missing());
     }
     let name = (app.user.clone(), app.vcluster.clone(), app.node.clone());
-    let target = proxy.routes.table().find(&name).cloned().ok_or_else(missing)?;
+    let target = proxy.routes.find(&name).ok_or_else(missing)?;
     let Some(permit) = Permit::take(proxy, target.node) else {
         let detail = "This node has too many requests open. Try again in a moment.";
         return Err(refuse(Trouble::new(Code::Unavailable, "Too much at once", detail)));
