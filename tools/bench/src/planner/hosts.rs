@@ -25,6 +25,10 @@ use tokio::task::JoinSet;
 const BATCH: usize = 64;
 /// Hosts that come up at the same time.
 const AT_ONCE: usize = 64;
+/// After a write that the store did not take, as a worker has it.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Until a host that cannot describe itself gives up.
+const TRIES: usize = 60;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
@@ -149,7 +153,7 @@ struct FakeHost {
 }
 
 impl FakeHost {
-    async fn describe(&self) -> Result<(), StoreError> {
+    async fn describe(&self) -> Result<(), HostsError> {
         let report = HostReport {
             name: self.name.clone(),
             agent_port: None,
@@ -162,8 +166,14 @@ impl FakeHost {
             checks: Vec::new(),
             started_at: Micros::now(),
         };
-        let txn = Txn::new().put(self.keys.write(&Key::Host(self.name.clone())), &report)?;
-        self.store.txn(txn).await.map(drop)
+        let txn = Txn::new().put(self.keys.write(&Key::Host(self.name.clone())), &report).map_err(HostsError::Store)?;
+        for _ in 0..TRIES {
+            if self.store.txn(txn.clone()).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.store.txn(txn).await.map(drop).map_err(HostsError::Store)
     }
 
     /// Until the task is dropped: then its lease runs out, as with a host that lost its power.
@@ -238,7 +248,7 @@ impl FakeHost {
             }
             match self.store.txn(txn).await {
                 Ok(_) => return,
-                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }
     }
@@ -326,7 +336,7 @@ impl Fleet {
                     answers: self.answers.subscribe(),
                     ttl: self.ttl,
                 };
-                host.describe().await.map_err(HostsError::Store)?;
+                host.describe().await?;
                 let (sender, up) = tokio::sync::oneshot::channel();
                 let task = self.tasks.spawn(host.run(sender));
                 if let Some(before) = self.hosts.insert(name.clone(), task) {

@@ -90,7 +90,7 @@ impl Site {
             "CLUSTER_NAME={CLUSTER}\nFS_PREFIX={}\nSTORAGE=directory\nHOST_NAME=bench\nCLUSTER_NET=10.0.0.1/8\n\
              ETCD=localhost:{etcd}\nPROXY_IP=127.0.0.1\nPROXY_PORT={port}\nPORTAL_URL=http://localhost:{port}\n\
              USER_MAX_NODES=1000000\nUSER_MAX_CPU=1000000\nUSER_MAX_MEMORY_MIB=1000000000\n\
-             DEFAULT_IMAGE=base\nNODE_CPU=0.5\nNODE_MEMORY_MIB=256\nNODE_DISK_MIB=1024\n",
+             PREBOOT_NODES=0\nDEFAULT_IMAGE=base\nNODE_CPU=0.5\nNODE_MEMORY_MIB=256\nNODE_DISK_MIB=1024\n",
             dir.display()
         );
         fs::write(&conf, text).map_err(files(&conf))?;
