@@ -107,12 +107,14 @@ struct Plans {
     host: HostName,
     sight: Arc<Sight>,
     held: HashMap<String, i64>,
-    news: Vec<Told>,
+    /// The newest of each, by key: a transaction that writes a report twice is refused.
+    news: HashMap<String, Told>,
 }
 
 impl View for Plans {
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64) {
         let Some(bytes) = value else {
+            self.news.remove(key);
             if self.held.remove(key).is_some()
                 && let Some(Key::NodePlan(_, id)) = self.keys.read(key)
             {
@@ -127,11 +129,12 @@ impl View for Plans {
             Some(Key::NodePlan(..)) => {
                 if let Ok(plan) = serde_json::from_slice::<NodePlan>(bytes) {
                     self.sight.planned(&self.host, &plan);
-                    self.news.push(Told::Node(plan));
+                    self.news.insert(key.to_owned(), Told::Node(plan));
                 }
             }
             Some(Key::VclusterPlan(..)) => {
-                self.news.extend(serde_json::from_slice(bytes).ok().map(Told::Share));
+                let share = serde_json::from_slice(bytes).ok().map(Told::Share);
+                self.news.extend(share.map(|share| (key.to_owned(), share)));
             }
             _ => {}
         }
@@ -185,7 +188,7 @@ impl FakeHost {
             host: self.name.clone(),
             sight: self.sight.clone(),
             held: HashMap::new(),
-            news: Vec::new(),
+            news: HashMap::new(),
         };
         let mirror = Mirror::start_cold(self.store.clone(), self.keys.plans_of(&self.name), plans);
         let mut changes = mirror.subscribe();
@@ -197,7 +200,7 @@ impl FakeHost {
             }
             let news = mirror.write(|plans| std::mem::take(&mut plans.news));
             if !news.is_empty() {
-                self.answer(news).await;
+                self.answer(news.into_values().collect()).await;
             } else if changes.changed().await.is_err() {
                 return;
             }

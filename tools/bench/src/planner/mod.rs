@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, default_value_t = 200)]
     pub samples: usize,
     /// Seconds for which the idle master is watched.
-    #[arg(long, default_value_t = 130)]
+    #[arg(long, default_value_t = 60)]
     pub idle: u64,
     /// A small run that only tells whether something is slower by a factor; fails if it is.
     #[arg(long)]
@@ -112,7 +112,7 @@ fn base(prefix: &Path) -> &Path {
 pub async fn run(options: &Options) -> Result<()> {
     let mut options = options.clone();
     if options.short {
-        options = Options { hosts: 200, nodes: 2000, stored: 1000, samples: 40, idle: 5, ..options };
+        options = Options { hosts: 200, nodes: 2000, stored: 1000, samples: 20, idle: 2, ..options };
     }
     let name = format!("bench-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     let dir = base(&options.fs_prefix).join(name);
@@ -198,7 +198,7 @@ impl Bench<'_> {
     async fn measure(&mut self, floor: &Floor) -> Result<Report> {
         let options = self.options;
         let (mut docklet, mut figures) = (Docklet::default(), FloorFigures::default());
-        let each = Duration::from_secs(if options.short { 1 } else { 5 });
+        let each = if options.short { Duration::from_millis(200) } else { Duration::from_secs(3) };
         docklet.filled = self.fill().await?;
         let sizes = self.sizes().await?;
         say(&format!("a plan has {} bytes, a share {}", sizes.plan, sizes.share));
