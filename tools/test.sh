@@ -2,8 +2,8 @@
 # Runs every test there is. What fails does not keep the rest from running; the last lines say how each part went, and the
 # very last is `N passed, M failed`.
 #
-#   sudo tools/test.sh                 everything but `kernel`
-#   sudo tools/test.sh PART…           only these: shell lint rust front-end docs end-to-end booted-ahead hosts faults portal kernel
+#   sudo tools/test.sh                 everything but `scale` and `kernel`
+#   sudo tools/test.sh PART…           only these: shell lint rust scale front-end docs end-to-end booted-ahead hosts faults portal kernel
 #
 # The machine is set up first where it is not (prepare.sh). Tests make what they need under names of their own and leave
 # a Docklet that runs here alone; the end-to-end tests bring up a second one.
@@ -17,8 +17,8 @@ set -euo pipefail
 cd "$DOCKLET_ROOT"
 
 readonly PARTS=(shell lint rust front-end docs end-to-end booted-ahead hosts faults portal)
-# An emulated machine takes minutes: run where it is named, and before a release.
-readonly NAMED_PARTS=(kernel)
+# Thousands of simulated hosts and an emulated machine: run where they are named, and before a release.
+readonly NAMED_PARTS=(scale kernel)
 
 RESULTS=()
 PASSED=0
@@ -52,6 +52,9 @@ test_rust() {
     as_root_with_rust cargo test --release --workspace --locked --no-fail-fast
   fi
 }
+
+# Whether the planner at a small scale is slower by a factor, not by a percentage. With the installed programs.
+test_scale() { docklet-bench planner --short; }
 
 # Every page, as the crate's example writes it, in a browser.
 test_front_end() {

@@ -2,7 +2,7 @@
 //! The tests do the same over a store in memory.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use docklet_master_db::Db;
 use docklet_store::held::Held;
@@ -34,7 +34,6 @@ use crate::http::metrics::Metrics;
 use crate::http::problem::chain;
 use crate::proxy::address::PublicError;
 use crate::proxy::agent::NodeAccess;
-use crate::proxy::routes::{RouteTable, RouteTarget, SharedRoutes};
 use crate::proxy::{self, Limits, Proxy};
 use crate::reconcile::{Carrier, ClusterView, Planner};
 
@@ -86,10 +85,9 @@ impl Assembly {
         let images = Images::new(&paths, config.default_image.clone(), share.clone());
         let nodes = Arc::new(Nodes::new(view.clone(), access.clone()));
         let apps = Apps::new(nodes.clone(), public.clone());
-        let routes = Arc::new(SharedRoutes::default());
         let proxy = Proxy::new(proxy::Parts {
             public,
-            routes: routes.clone(),
+            routes: view.clone(),
             access: access.clone(),
             sessions: sessions.clone(),
             limits: Limits::default(),
@@ -148,7 +146,6 @@ impl Assembly {
         tasks.spawn(warm.run());
         tasks.spawn(sessions.watch_over());
         tasks.spawn(history.run());
-        tasks.spawn(keep_routes(view.clone(), routes));
         tasks.spawn(tidy(gate, apps, view));
         tasks.spawn(purge(db));
         Ok(Self { parts, tasks, here })
@@ -165,37 +162,6 @@ impl Assembly {
 fn port_of(origin: &str) -> &str {
     let authority = origin.split_once("://").map_or(origin, |(_, a)| a);
     authority.rfind(':').map_or("", |i| &authority[i..])
-}
-
-/// Keeps the proxy's table as the cluster is.
-async fn keep_routes(view: Arc<ClusterView>, routes: Arc<SharedRoutes>) {
-    let mut changes = view.subscribe();
-    loop {
-        let began = Instant::now();
-        let table: RouteTable = view.read(|cluster| {
-            cluster
-                .specs()
-                .flat_map(|spec| {
-                    let spec = &spec.value;
-                    spec.nodes.iter().filter_map(|node| {
-                        let (host, _) = cluster.node(node.id)?.plan.as_ref()?;
-                        let agent = cluster.host(host).and_then(|h| h.report.as_ref()).and_then(|r| r.value.agent());
-                        Some((
-                            (spec.owner.clone(), spec.name.clone(), node.name.clone()),
-                            RouteTarget { node: node.id, host: host.clone(), agent },
-                        ))
-                    })
-                })
-                .collect()
-        });
-        routes.replace(table);
-        // A large table under many changes must not take a core: it is made anew a tenth of the time at most. Stale
-        // routes do no harm, they lead to ids that are never used again.
-        tokio::time::sleep(began.elapsed() * 9).await;
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn tidy(gate: Arc<Gate>, apps: Arc<Apps>, view: Arc<ClusterView>) {

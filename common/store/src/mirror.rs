@@ -2,9 +2,11 @@
 //!
 //! The copy is folded into a [`View`] of the caller's choice, so that a document is decoded once per change and not
 //! once per read. After an interruption everything is listed again: a view must not care how often it hears a thing.
+//! It is listed from time to time without one, too, in case a watch lost something; then the view hears only of what is
+//! not as it was told, and the larger the prefix, the seldomer that happens.
 
 use parking_lot::RwLock;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,14 +14,16 @@ use tokio::sync::watch as signal;
 
 use crate::{Event, Result, Store, Watch};
 
-/// Everything is listed again this often, so that a change that a watch lost is noticed all the same.
+/// Everything is listed again this often at most, so that a change that a watch lost is noticed all the same.
 const RELIST: Duration = Duration::from_secs(60);
+/// Of the time goes to that: a list that took a second is made again after 200.
+const RELIST_SHARE: u32 = 200;
 
 /// What the entries are folded into.
 pub trait View: Send + Sync + 'static {
     /// The key's value is now this; `None`: it is gone.
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64);
-    /// Every key that the view holds, so that what vanished while nobody watched is noticed.
+    /// Every key that the view holds before it is told of any: what of these is not in the store is gone.
     fn keys(&self) -> Vec<String>;
 }
 
@@ -109,26 +113,31 @@ impl<V: View> Mirror<V> {
 
 async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String, shared: Arc<Shared<V>>) {
     let mut pause = Duration::from_millis(50);
+    // What the view was told last of each key, while the watch that told it goes on.
+    let mut told: HashMap<String, i64> = shared.view.read().keys().into_iter().map(|key| (key, 0)).collect();
+    let mut trusted = false;
     loop {
-        match list_and_watch(store.as_ref(), &prefix, &shared).await {
+        let began = tokio::time::Instant::now();
+        match list_and_watch(store.as_ref(), &prefix, &shared, &mut told, trusted).await {
             Ok(mut watch) => {
                 pause = Duration::from_millis(50);
-                let until = tokio::time::Instant::now() + relist;
-                loop {
+                let until = tokio::time::Instant::now() + relist.max(began.elapsed() * RELIST_SHARE);
+                trusted = loop {
                     match tokio::time::timeout_at(until, watch.next()).await {
-                        Ok(Ok(events)) => apply(&shared, &events),
+                        Ok(Ok(events)) => apply(&shared, &events, &mut told),
                         Ok(Err(error)) => {
                             tracing::debug!(prefix, %error, "listing again");
                             shared.live.store(false, Ordering::Release);
-                            break;
+                            break false;
                         }
-                        Err(_) => break,
+                        Err(_) => break true,
                     }
-                }
+                };
             }
             Err(error) => {
                 tracing::debug!(prefix, %error, "the store does not answer; trying again");
                 shared.live.store(false, Ordering::Release);
+                trusted = false;
             }
         }
         tokio::time::sleep(pause).await;
@@ -136,19 +145,28 @@ async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String
     }
 }
 
-async fn list_and_watch<V: View>(store: &dyn Store, prefix: &str, shared: &Shared<V>) -> Result<Box<dyn Watch>> {
+/// `trusted`: a key of the revision that was told last has the value that was told. A store that was restored from a
+/// backup counts anew, but no watch goes on over that.
+async fn list_and_watch<V: View>(
+    store: &dyn Store,
+    prefix: &str,
+    shared: &Shared<V>,
+    told: &mut HashMap<String, i64>,
+    trusted: bool,
+) -> Result<Box<dyn Watch>> {
     let listing = store.list(prefix).await?;
     let watch = store.watch(prefix, listing.revision + 1).await?;
     {
         let mut view = shared.view.write();
-        let present: HashSet<&str> = listing.entries.iter().map(|e| e.key.as_str()).collect();
-        for key in view.keys() {
-            if !present.contains(key.as_str()) {
-                view.apply(&key, None, listing.revision);
+        let mut before = std::mem::replace(told, HashMap::with_capacity(listing.entries.len()));
+        for entry in listing.entries {
+            if before.remove(&entry.key) != Some(entry.revision) || !trusted {
+                view.apply(&entry.key, Some(&entry.value), entry.revision);
             }
+            told.insert(entry.key, entry.revision);
         }
-        for entry in &listing.entries {
-            view.apply(&entry.key, Some(&entry.value), entry.revision);
+        for key in before.into_keys() {
+            view.apply(&key, None, listing.revision);
         }
     }
     shared.live.store(true, Ordering::Release);
@@ -156,14 +174,20 @@ async fn list_and_watch<V: View>(store: &dyn Store, prefix: &str, shared: &Share
     Ok(watch)
 }
 
-fn apply<V: View>(shared: &Shared<V>, events: &[Event]) {
+fn apply<V: View>(shared: &Shared<V>, events: &[Event], told: &mut HashMap<String, i64>) {
     let mut view = shared.view.write();
     let mut reached = 0;
     for event in events {
         reached = reached.max(event.revision());
         match event {
-            Event::Put(entry) => view.apply(&entry.key, Some(&entry.value), entry.revision),
-            Event::Delete { key, revision } => view.apply(key, None, *revision),
+            Event::Put(entry) => {
+                view.apply(&entry.key, Some(&entry.value), entry.revision);
+                told.insert(entry.key.clone(), entry.revision);
+            }
+            Event::Delete { key, revision } => {
+                view.apply(key, None, *revision);
+                told.remove(key);
+            }
         }
     }
     drop(view);

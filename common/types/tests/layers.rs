@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("master", &["types", "store", "client", "daemon", "identity", "master-plan", "master-db", "web"]),
     ("worker", &["types", "store", "daemon", "identity", "worker-plan", "worker-host"]),
     ("tools/cli", &["types", "client", "daemon"]),
-    ("tools/bench", &["types", "client", "daemon"]),
+    ("tools/bench", &["types", "store", "client", "daemon"]),
     ("tools/testbed", &["types", "identity"]),
 ];
 

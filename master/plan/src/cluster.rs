@@ -10,9 +10,9 @@ use docklet_types::moves::{Lost, Move};
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan, VclusterPlan};
 use docklet_types::port::Protocol;
-use docklet_types::report::{NodeReport, VclusterReport};
+use docklet_types::report::{NodeReport, NodeState, VclusterReport};
 use docklet_types::spec::{Usage, VclusterSpec, Wanted};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A document and the revision it was read at.
@@ -106,6 +106,8 @@ pub struct HostState {
     pub allocated: Capacity,
     /// Nodes with a plan there: also those that are about to come or to go.
     pub nodes: BTreeSet<NodeId>,
+    /// Vclusters with a share there, or a report of one.
+    pub shares: BTreeSet<VclusterId>,
     /// What it held was declared lost, and it has not said yet that it let go of it.
     pub lost: Option<Rev<Lost>>,
     pub cleared: Option<u64>,
@@ -138,6 +140,9 @@ impl HostState {
     }
 }
 
+/// Vclusters that are gone and whose last change is still remembered.
+const GONE_KEPT: usize = 10_000;
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
@@ -160,8 +165,14 @@ pub struct Cluster {
     moves: BTreeMap<NodeId, Rev<Move>>,
     hosts: BTreeMap<HostName, HostState>,
     dirty: BTreeSet<VclusterId>,
-    changed: BTreeSet<VclusterId>,
-    hosts_changed: bool,
+    /// Those that wait for room or for their turn, as far as they are not dirty: what comes free is offered to them.
+    hungry: BTreeSet<VclusterId>,
+    /// Counts changes; each vcluster stands at its last one.
+    clock: u64,
+    changed: BTreeMap<u64, VclusterId>,
+    changed_at: HashMap<VclusterId, u64>,
+    /// The last changes of those that are gone.
+    gone: VecDeque<u64>,
 }
 
 impl Cluster {
@@ -193,6 +204,11 @@ impl Cluster {
     /// All that are kept warm.
     pub fn warm(&self) -> impl Iterator<Item = &Rev<VclusterSpec>> {
         self.warm.values().flatten().filter_map(|id| self.specs.get(id))
+    }
+
+    #[must_use]
+    pub fn specs_count(&self) -> usize {
+        self.specs.len()
     }
 
     #[must_use]
@@ -229,6 +245,12 @@ impl Cluster {
     /// The hosts that hold, or still have to let go of, a share of the vcluster.
     pub fn shares(&self, id: VclusterId) -> impl Iterator<Item = (&HostName, &Share)> {
         self.shares.get(&id).into_iter().flatten()
+    }
+
+    /// The vcluster's share of one host.
+    #[must_use]
+    pub fn share(&self, id: VclusterId, host: &HostName) -> Option<&Share> {
+        self.shares.get(&id)?.get(host)
     }
 
     #[must_use]
@@ -270,7 +292,15 @@ impl Cluster {
 
     /// Vclusters to plan again since the last call.
     pub fn take_dirty(&mut self) -> BTreeSet<VclusterId> {
-        std::mem::take(&mut self.dirty)
+        let dirty = std::mem::take(&mut self.dirty);
+        for id in &dirty {
+            if self.specs.get(id).is_some_and(|spec| self.waits_for_room(&spec.value)) {
+                self.hungry.insert(*id);
+            } else {
+                self.hungry.remove(id);
+            }
+        }
+        dirty
     }
 
     /// Asks for a vcluster to be planned again.
@@ -278,14 +308,46 @@ impl Cluster {
         self.dirty.insert(id);
     }
 
-    /// Vclusters that look different since the last call, and whether any host does.
-    pub fn take_changed(&mut self) -> (BTreeSet<VclusterId>, bool) {
-        (std::mem::take(&mut self.changed), std::mem::take(&mut self.hosts_changed))
+    /// Where the count of changes stands.
+    #[must_use]
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// When a vcluster last came to look different; `None` once nothing of it is left.
+    #[must_use]
+    pub fn changed_at(&self, id: VclusterId) -> Option<u64> {
+        self.changed_at.get(&id).copied()
+    }
+
+    /// Vclusters that came to look different after that moment. Of those that are gone only the last are remembered.
+    pub fn changed_since(&self, clock: u64) -> impl Iterator<Item = VclusterId> {
+        self.changed.range(clock + 1..).map(|(_, id)| *id)
     }
 
     fn touch(&mut self, id: VclusterId) {
         self.dirty.insert(id);
-        self.changed.insert(id);
+        self.mark_changed(id);
+    }
+
+    /// Notes that a vcluster looks different.
+    pub fn mark_changed(&mut self, id: VclusterId) {
+        self.clock += 1;
+        if let Some(before) = self.changed_at.remove(&id) {
+            self.changed.remove(&before);
+        }
+        self.changed.insert(self.clock, id);
+        if self.specs.contains_key(&id) || self.nodes_of.contains_key(&id) || self.shares.contains_key(&id) {
+            self.changed_at.insert(id, self.clock);
+            return;
+        }
+        // What is gone has no later change that would take the place of this one.
+        self.gone.push_back(self.clock);
+        if self.gone.len() > GONE_KEPT
+            && let Some(oldest) = self.gone.pop_front()
+        {
+            self.changed.remove(&oldest);
+        }
     }
 
     pub fn apply(&mut self, change: Change) {
@@ -297,49 +359,67 @@ impl Cluster {
             Change::HostAlloc(host, revision) => self.hosts.entry(host).or_default().alloc_revision = revision,
             Change::NodePlan(host, id, plan) => self.apply_node_plan(host, id, plan),
             Change::VclusterPlan(host, id, plan) => {
-                self.shares.entry(id).or_default().entry(host).or_default().plan = plan;
-                self.tidy_shares(id);
+                self.shares.entry(id).or_default().entry(host.clone()).or_default().plan = plan;
+                self.tidy_shares(&host, id);
                 self.touch(id);
             }
             Change::NodeReport(host, id, report) => self.apply_node_report(host, id, report),
             Change::VclusterReport(host, id, report) => {
-                self.shares.entry(id).or_default().entry(host).or_default().report = report;
-                self.tidy_shares(id);
-                self.touch(id);
+                // Only that a host let go of its share leads to another plan.
+                let decides = report.as_ref().is_none_or(|r| !r.value.present);
+                self.shares.entry(id).or_default().entry(host.clone()).or_default().report = report;
+                self.tidy_shares(&host, id);
+                self.mark_changed(id);
+                if decides {
+                    self.dirty.insert(id);
+                }
             }
             Change::Host(host, report) => {
-                self.hosts.entry(host).or_default().report = report;
-                self.host_changed();
+                self.hosts.entry(host.clone()).or_default().report = report;
+                self.host_changed(&host);
             }
             Change::HostSettings(host, settings) => {
-                self.hosts.entry(host).or_default().settings = settings;
-                self.host_changed();
+                self.hosts.entry(host.clone()).or_default().settings = settings;
+                self.host_changed(&host);
             }
             Change::Alive(host, alive) => {
-                let state = self.hosts.entry(host).or_default();
+                let state = self.hosts.entry(host.clone()).or_default();
                 if state.alive != alive {
                     state.alive = alive;
-                    self.host_changed();
+                    // Nothing is planned otherwise for who is there: a host that is away keeps its nodes.
+                    for id in self.vclusters_on(&host) {
+                        self.mark_changed(id);
+                    }
+                    self.room_came();
                 }
             }
             Change::Move(id, change) => self.apply_move(id, change),
             Change::Lost(host, lost) => {
-                self.hosts.entry(host).or_default().lost = lost;
-                self.host_changed();
+                self.hosts.entry(host.clone()).or_default().lost = lost;
+                self.host_changed(&host);
             }
-            Change::Cleared(host, cleared) => {
-                self.hosts.entry(host).or_default().cleared = cleared;
-                self.hosts_changed = true;
-            }
+            Change::Cleared(host, cleared) => self.hosts.entry(host).or_default().cleared = cleared,
         }
     }
 
-    /// A host came, went or grew: whoever waits for room is planned again.
-    fn host_changed(&mut self) {
-        self.hosts_changed = true;
-        let all: Vec<VclusterId> = self.specs.keys().copied().collect();
-        self.changed.extend(all.iter().copied());
-        self.dirty.extend(all);
+    /// A host came, grew or is to be used otherwise: whoever is there or waits for room is planned again.
+    fn host_changed(&mut self, host: &HostName) {
+        for id in self.vclusters_on(host) {
+            self.touch(id);
+        }
+        self.room_came();
+    }
+
+    /// Vclusters with a node or a share on a host.
+    fn vclusters_on(&self, host: &HostName) -> BTreeSet<VclusterId> {
+        let Some(state) = self.hosts.get(host) else { return BTreeSet::new() };
+        let of_nodes = state.nodes.iter().filter_map(|id| self.nodes.get(id)?.vcluster);
+        of_nodes.chain(state.shares.iter().copied()).collect()
+    }
+
+    /// There may be room, a network or a turn for those who wait.
+    fn room_came(&mut self) {
+        self.dirty.extend(self.hungry.iter().copied());
     }
 
     fn apply_spec(&mut self, id: VclusterId, spec: Option<Rev<VclusterSpec>>) {
@@ -385,6 +465,7 @@ impl Cluster {
     fn apply_network(&mut self, id: VclusterId, network: Option<Rev<Network>>) {
         if let Some(old) = self.networks.remove(&id) {
             self.subnets.remove(&u32::from(old.value.subnet.base()));
+            self.room_came();
         }
         if let Some(network) = network {
             self.subnets.insert(u32::from(network.value.subnet.base()), network.value.subnet);
@@ -420,21 +501,21 @@ impl Cluster {
         }
         self.settle_node(id);
         if gone && old.is_some() {
-            // Room came free: those who wait for it are planned again.
-            let waiting: Vec<VclusterId> =
-                self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
-            self.dirty.extend(waiting);
+            self.room_came();
         }
     }
 
     fn waits_for_room(&self, spec: &VclusterSpec) -> bool {
-        spec.nodes.iter().any(|n| match self.nodes.get(&n.id).and_then(|p| p.plan.as_ref()) {
+        let waits = |id| match self.nodes.get(&id).and_then(|p| p.plan.as_ref()) {
             None => true,
-            Some((host, _)) => {
+            Some((host, plan)) => {
                 self.hosts.get(host).is_some_and(|h| h.is_draining() || h.lost.is_some())
-                    || self.moves.contains_key(&n.id)
+                    || self.moves.contains_key(&id)
+                    // It is to be made anew.
+                    || plan.value.wanted == Wanted::Absent
             }
-        })
+        };
+        spec.wanted != Wanted::Absent && spec.nodes.iter().any(|n| waits(n.id))
     }
 
     fn apply_node_report(&mut self, host: HostName, id: NodeId, report: Option<Rev<NodeReport>>) {
@@ -445,10 +526,15 @@ impl Cluster {
             placed.vcluster = Some(report.value.vcluster);
             self.nodes_of.entry(report.value.vcluster).or_default().insert(id);
         }
-        if let Some(report) = report.or(old) {
-            self.touch(report.value.vcluster);
-        }
+        // How a node comes up leads to no other plan; that it stopped or is gone may.
+        let decides = report.as_ref().is_none_or(|r| matches!(r.value.state, NodeState::Stopped | NodeState::Absent));
         self.settle_node(id);
+        if let Some(report) = report.or(old) {
+            self.mark_changed(report.value.vcluster);
+            if decides || self.moves.contains_key(&id) {
+                self.dirty.insert(report.value.vcluster);
+            }
+        }
     }
 
     /// A move went on or ended: the next node of the same host may begin its own.
@@ -464,11 +550,8 @@ impl Cluster {
         for id in vclusters {
             self.touch(id);
         }
-        self.hosts_changed = true;
         if ended {
-            let waiting: Vec<VclusterId> =
-                self.specs.iter().filter(|(_, s)| self.waits_for_room(&s.value)).map(|(id, _)| *id).collect();
-            self.dirty.extend(waiting);
+            self.room_came();
         }
     }
 
@@ -490,13 +573,22 @@ impl Cluster {
         }
     }
 
-    fn tidy_shares(&mut self, id: VclusterId) {
-        if let Some(shares) = self.shares.get_mut(&id) {
-            shares.retain(|_, share| share.plan.is_some() || share.report.is_some());
+    /// Drops the share that nothing is known of any more, and notes on its host whether there is one.
+    fn tidy_shares(&mut self, host: &HostName, id: VclusterId) {
+        let Some(shares) = self.shares.get_mut(&id) else { return };
+        let there = shares.get(host).is_some_and(|share| share.plan.is_some() || share.report.is_some());
+        if !there {
+            shares.remove(host);
             if shares.is_empty() {
                 self.shares.remove(&id);
             }
         }
+        let state = self.hosts.entry(host.clone()).or_default();
+        if there {
+            state.shares.insert(id)
+        } else {
+            state.shares.remove(&id)
+        };
     }
 }
 

@@ -75,7 +75,12 @@ impl<'a> Halves<'a> {
 }
 
 /// Takes the next step of a node that is planned somewhere. `true`: its plans are this module's business for now.
-pub(crate) fn advance(places: &mut Places<'_>, spec: &VclusterSpec, node: &NodeSpec, planned: &mut Planned) -> bool {
+pub(crate) fn advance(
+    places: &mut Places<'_, '_>,
+    spec: &VclusterSpec,
+    node: &NodeSpec,
+    planned: &mut Planned,
+) -> bool {
     let cluster = places.cluster;
     let Some(placed) = cluster.node(node.id) else { return false };
     let Some((home, plan)) = &placed.plan else { return false };
@@ -137,7 +142,7 @@ pub(crate) fn forget_moves(cluster: &Cluster, which: impl Fn(&Move) -> bool, pla
 
 /// Reserves room on another host and tells both. `false`: it waits, and is otherwise as any node.
 fn begin(
-    places: &mut Places<'_>,
+    places: &mut Places<'_, '_>,
     spec: &VclusterSpec,
     node: &NodeSpec,
     (home, plan): (&HostName, &Rev<NodePlan>),
@@ -170,7 +175,7 @@ fn begin(
     if busy || planned.decisions.iter().any(begun) || planned.decisions.len() + 3 > BATCH {
         return false;
     }
-    let to = match places.room().take_elsewhere(cluster, node.size, home, wanted) {
+    let to = match places.take_elsewhere(node.size, home, wanted) {
         Ok(to) => to,
         Err(reason) => {
             planned.waiting.insert(node.id, reason);

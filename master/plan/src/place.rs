@@ -4,13 +4,14 @@
 //! same vcluster; among them the one whose tightest resource is the emptiest once the node is there. So a vcluster is
 //! spread as widely as it can be, and hosts fill evenly.
 
-use docklet_types::host::{Capacity, CheckOutcome};
+use docklet_types::host::{Capacity, CheckOutcome, HostReport};
 use docklet_types::label::{self, Labels};
 use docklet_types::name::HostName;
 use docklet_types::net::Subnet;
 use docklet_types::report::Reason;
 use docklet_types::size::{Size, binary_mib};
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use crate::cluster::{Cluster, HostState};
 use crate::moving::needs_btrfs;
@@ -39,50 +40,68 @@ impl Policy {
     }
 }
 
-/// The room that one vcluster finds, looked up when the first node needs it: most calls place nothing.
-pub(crate) struct Places<'a> {
-    pub cluster: &'a Cluster,
-    policy: &'a Policy,
-    siblings: BTreeMap<HostName, u32>,
-    /// The labels that hosts must have.
-    asked: &'a Labels,
-    room: Option<Room>,
-}
-
-impl<'a> Places<'a> {
-    pub const fn new(
-        cluster: &'a Cluster,
-        policy: &'a Policy,
-        siblings: BTreeMap<HostName, u32>,
-        asked: &'a Labels,
-    ) -> Self {
-        Self { cluster, policy, siblings, asked, room: None }
-    }
-
-    pub fn room(&mut self) -> &mut Room {
-        self.room.get_or_insert_with(|| Room::of(self.cluster, self.policy, &self.siblings, self.asked))
-    }
-}
-
-/// Free room on hosts that may take nodes, reduced as nodes are placed.
+/// Free room on hosts that may take nodes, reduced as nodes are placed: for any number of vclusters, one after the other.
+///
+/// Hosts are kept in order of how empty they are, for each size and choice of labels that was asked for, so that a place
+/// is found without looking at all of them. It looks at nothing before the first node needs a place: most calls place none.
 #[derive(Debug, Clone)]
-pub struct Room {
-    hosts: BTreeMap<HostName, HostRoom>,
-    /// Why hosts were left out, for the message when nothing fits.
-    unreachable: usize,
-    unfit: usize,
-    cordoned: usize,
-    unlabelled: usize,
-    /// The labels that were asked for, in words.
-    selector: String,
+pub struct Room<'a> {
+    cluster: &'a Cluster,
+    policy: &'a Policy,
+    looked: bool,
+    /// In order of name.
+    hosts: Vec<HostRoom<'a>>,
+    orders: Vec<Order<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct HostRoom {
+struct HostRoom<'a> {
+    name: &'a HostName,
+    state: &'a HostState,
     total: Capacity,
+    /// What of it may be given out to nodes that nobody asked for yet.
+    ahead: Capacity,
     used: Capacity,
-    /// Nodes of the vcluster in question that are there.
-    siblings: u32,
+}
+
+/// What is asked of a host's room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    size: Size,
+    /// Nobody asked for the node yet.
+    ahead: bool,
+}
+
+/// The hosts that have some labels, by how empty they are once a node of one kind is there.
+#[derive(Debug, Clone)]
+struct Order<'a> {
+    need: Need,
+    asked: &'a Labels,
+    /// Entries may be old: a host that was given a node since is emptier here than it is.
+    heap: BinaryHeap<Free>,
+    /// Why nothing fits, once that was found.
+    refusal: Option<Reason>,
+}
+
+/// How much of its tightest resource a host has left, and which host it is: of two alike the later name goes first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Free {
+    share: f64,
+    index: usize,
+}
+
+impl Eq for Free {}
+
+impl Ord for Free {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.share.total_cmp(&other.share).then(self.index.cmp(&other.index))
+    }
+}
+
+impl PartialOrd for Free {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 fn scaled(capacity: &Capacity, policy: &Policy) -> Capacity {
@@ -105,39 +124,242 @@ pub(crate) fn has_room(host: &HostState, policy: &Policy, more: &Capacity) -> bo
         && fits(used.disk_mib, more.disk_mib, total.disk_mib)
 }
 
-impl Room {
-    /// The room there is now on hosts that have the labels `asked`, with `siblings` telling how many nodes of the
-    /// vcluster each host already holds.
+/// Why a host takes no nodes, whatever its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shut {
+    Unreachable,
+    Cordoned,
+    Unfit,
+}
+
+fn shut(host: &HostState, report: &HostReport) -> Option<Shut> {
+    if !host.alive {
+        Some(Shut::Unreachable)
+    } else if host.is_cordoned() || host.lost.is_some() {
+        Some(Shut::Cordoned)
+    } else if report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed) {
+        Some(Shut::Unfit)
+    } else {
+        None
+    }
+}
+
+impl<'a> Room<'a> {
+    /// The room there is now.
     #[must_use]
-    pub fn of(cluster: &Cluster, policy: &Policy, siblings: &BTreeMap<HostName, u32>, asked: &Labels) -> Self {
-        let mut room = Self {
-            hosts: BTreeMap::new(),
-            unreachable: 0,
-            unfit: 0,
-            cordoned: 0,
-            unlabelled: 0,
-            selector: label::listed(asked),
-        };
-        for (name, host) in cluster.hosts() {
-            let Some(report) = &host.report else { continue };
-            if !host.has_labels(asked) {
-                room.unlabelled += 1;
-            } else if !host.alive {
-                room.unreachable += 1;
-            } else if host.is_cordoned() || host.lost.is_some() {
-                room.cordoned += 1;
-            } else if report.value.checks.iter().any(|c| c.outcome == CheckOutcome::Failed) {
-                room.unfit += 1;
-            } else {
-                let state = HostRoom {
-                    total: scaled(&report.value.capacity, policy),
-                    used: host.allocated,
-                    siblings: siblings.get(name).copied().unwrap_or(0),
-                };
-                room.hosts.insert(name.clone(), state);
+    pub const fn of(cluster: &'a Cluster, policy: &'a Policy) -> Self {
+        Self { cluster, policy, looked: false, hosts: Vec::new(), orders: Vec::new() }
+    }
+
+    fn look(&mut self) {
+        if std::mem::replace(&mut self.looked, true) {
+            return;
+        }
+        let preboot = self.policy.preboot();
+        let open = self.cluster.hosts().filter_map(|(name, state)| {
+            let report = &state.report.as_ref()?.value;
+            let total = scaled(&report.capacity, self.policy);
+            let ahead = scaled(&report.capacity, &preboot);
+            shut(state, report).is_none().then_some(HostRoom { name, state, total, ahead, used: state.allocated })
+        });
+        self.hosts = open.collect();
+    }
+
+    fn index(&self, name: &HostName) -> Option<usize> {
+        self.hosts.binary_search_by(|host| host.name.cmp(name)).ok()
+    }
+
+    /// The order for nodes of that size on hosts with those labels.
+    fn order(&mut self, need: Need, asked: &'a Labels) -> usize {
+        if let Some(index) = self.orders.iter().position(|o| o.need == need && o.asked == asked) {
+            return index;
+        }
+        let labelled = self.hosts.iter().enumerate().filter(|(_, host)| host.state.has_labels(asked));
+        let heap = labelled.map(|(index, host)| Free { share: host.free_share(need), index }).collect();
+        self.orders.push(Order { need, asked, heap, refusal: None });
+        self.orders.len() - 1
+    }
+
+    fn push(&mut self, order: usize, index: usize) {
+        let share = self.hosts[index].free_share(self.orders[order].need);
+        self.orders[order].heap.push(Free { share, index });
+    }
+
+    fn use_up(&mut self, index: usize, size: Size) {
+        let used = &mut self.hosts[index].used;
+        used.cpu_millis += u64::from(size.cpu.millis());
+        used.memory_mib += u64::from(size.memory_mib);
+        used.disk_mib += u64::from(size.disk_mib);
+    }
+
+    /// Counts a node no more that its host says is gone, though its plan is still there.
+    fn give_back(&mut self, host: &HostName, size: Size) {
+        let Some(index) = self.index(host) else { return };
+        let used = &mut self.hosts[index].used;
+        used.cpu_millis = used.cpu_millis.saturating_sub(u64::from(size.cpu.millis()));
+        used.memory_mib = used.memory_mib.saturating_sub(u64::from(size.memory_mib));
+        used.disk_mib = used.disk_mib.saturating_sub(u64::from(size.disk_mib));
+        for order in 0..self.orders.len() {
+            self.orders[order].refusal = None;
+            if self.hosts[index].state.has_labels(self.orders[order].asked) {
+                self.push(order, index);
             }
         }
-        room
+    }
+
+    /// How many more nodes of that size would find room.
+    fn count(&self, size: Size, asked: &Labels) -> u32 {
+        let all: u64 = self.hosts.iter().filter(|host| host.state.has_labels(asked)).map(|host| host.count(size)).sum();
+        u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
+    fn why_not(&mut self, order: usize) -> Reason {
+        if let Some(reason) = &self.orders[order].refusal {
+            return reason.clone();
+        }
+        let reason = self.look_why_not(self.orders[order].need, self.orders[order].asked);
+        self.orders[order].refusal = Some(reason.clone());
+        reason
+    }
+
+    fn look_why_not(&self, need: Need, asked: &Labels) -> Reason {
+        let size = need.size;
+        let (mut unlabelled, mut unreachable, mut cordoned, mut unfit) = (0, 0, 0, 0);
+        for (_, host) in self.cluster.hosts() {
+            let Some(report) = &host.report else { continue };
+            match shut(host, &report.value) {
+                _ if !host.has_labels(asked) => unlabelled += 1,
+                Some(Shut::Unreachable) => unreachable += 1,
+                Some(Shut::Cordoned) => cordoned += 1,
+                Some(Shut::Unfit) => unfit += 1,
+                None => {}
+            }
+        }
+        let left_out = unlabelled + unreachable + cordoned + unfit;
+        let mut short: BTreeMap<Resource, usize> = BTreeMap::new();
+        for host in self.hosts.iter().filter(|host| host.state.has_labels(asked)) {
+            *short.entry(host.tightest(need)).or_default() += 1;
+        }
+        if short.is_empty() && left_out == 0 {
+            return Reason::new(
+                "no_host",
+                "No host has joined yet. Start docklet-worker on a machine; the nodes follow by themselves.",
+            );
+        }
+        let any_open = !short.is_empty();
+        let lack = |count: usize| if count == 1 { "lacks" } else { "lack" };
+        let be = |count: usize| if count == 1 { "is" } else { "are" };
+        let mut groups: Vec<(usize, String)> = short
+            .into_iter()
+            .map(|(resource, count)| (count, format!("{} {}", lack(count), resource.of(size))))
+            .collect();
+        groups.push((cordoned, format!("{} cordoned", be(cordoned))));
+        groups.push((unreachable, "cannot be reached".to_owned()));
+        groups.push((unfit, "cannot run nodes (their checks failed)".to_owned()));
+        groups.push((unlabelled, format!("{} not labelled {}", be(unlabelled), label::listed(asked))));
+        let groups = told(groups);
+        if any_open {
+            return Reason::new(
+                "no_room",
+                format!(
+                    "No host has room for a node of {size}: {groups}. It is placed as soon as there is room; fewer or smaller nodes may fit now."
+                ),
+            );
+        }
+        let code = if unreachable == left_out { "no_host" } else { "no_fit_host" };
+        Reason::new(code, format!("No host takes the node now: {groups}. It follows when one does."))
+    }
+}
+
+/// `2 hosts are cordoned, 1 cannot be reached, 3 lack 512 MiB of memory`
+fn told(groups: Vec<(usize, String)>) -> String {
+    let told = groups.into_iter().filter(|(count, _)| *count > 0).enumerate();
+    let told = told.map(|(index, (count, what))| match (index, count) {
+        (0, 1) => format!("1 host {what}"),
+        (0, _) => format!("{count} hosts {what}"),
+        _ => format!("{count} {what}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// The places that one vcluster finds in the room.
+pub(crate) struct Places<'r, 'a> {
+    pub cluster: &'a Cluster,
+    room: &'r mut Room<'a>,
+    /// Nodes of the vcluster on each host, until the room was looked at.
+    names: BTreeMap<HostName, u32>,
+    /// The same by the host's index.
+    siblings: HashMap<usize, u32>,
+    /// The labels that hosts must have.
+    asked: &'a Labels,
+    /// Nobody asked for the vcluster yet.
+    ahead: bool,
+    /// The order in use, the hosts that were taken out of it because the vcluster has nodes there, and these by the
+    /// fewest nodes and how empty they are.
+    order: Option<usize>,
+    aside: Vec<usize>,
+    own: BinaryHeap<(Reverse<u32>, Free)>,
+}
+
+impl<'r, 'a> Places<'r, 'a> {
+    /// `siblings` tells how many nodes of the vcluster each host already holds.
+    pub fn new(room: &'r mut Room<'a>, siblings: BTreeMap<HostName, u32>, asked: &'a Labels, ahead: bool) -> Self {
+        Self {
+            cluster: room.cluster,
+            room,
+            names: siblings,
+            siblings: HashMap::new(),
+            asked,
+            ahead,
+            order: None,
+            aside: Vec::new(),
+            own: BinaryHeap::new(),
+        }
+    }
+
+    fn look(&mut self) {
+        self.room.look();
+        for (name, count) in std::mem::take(&mut self.names) {
+            if let Some(index) = self.room.index(&name) {
+                self.siblings.insert(index, count);
+            }
+        }
+    }
+
+    /// Gives the room back in order. The next vcluster has no nodes where this one has.
+    pub fn finish(&mut self) {
+        self.own.clear();
+        if let Some(order) = self.order.take() {
+            for index in std::mem::take(&mut self.aside) {
+                self.room.push(order, index);
+            }
+        }
+    }
+
+    const fn need(&self, size: Size) -> Need {
+        Need { size, ahead: self.ahead }
+    }
+
+    fn select(&mut self, size: Size) -> usize {
+        self.look();
+        let order = self.room.order(self.need(size), self.asked);
+        if self.order != Some(order) {
+            self.finish();
+            self.order = Some(order);
+        }
+        order
+    }
+
+    fn put_aside(&mut self, index: usize, size: Size) {
+        let siblings = self.siblings.get(&index).copied().unwrap_or(0);
+        let share = self.room.hosts[index].free_share(self.need(size));
+        self.own.push((Reverse(siblings), Free { share, index }));
+    }
+
+    fn settle_on(&mut self, index: usize, size: Size) -> HostName {
+        self.room.use_up(index, size);
+        *self.siblings.entry(index).or_default() += 1;
+        self.room.hosts[index].name.clone()
     }
 
     /// Takes room for one node on the best host.
@@ -145,7 +367,40 @@ impl Room {
     /// # Errors
     /// Why nothing fits, for the person who waits.
     pub fn take(&mut self, size: Size) -> Result<HostName, Reason> {
-        self.take_on(size, |_| true)
+        let (order, need) = (self.select(size), self.need(size));
+        // First hosts that the vcluster has no node on.
+        while let Some(free) = self.room.orders[order].heap.pop() {
+            let host = self.room.hosts[free.index];
+            if host.free_share(need) != free.share {
+                self.room.push(order, free.index);
+            } else if self.siblings.contains_key(&free.index) {
+                self.aside.push(free.index);
+                self.put_aside(free.index, size);
+            } else if host.fits(need) {
+                let name = self.settle_on(free.index, size);
+                self.aside.push(free.index);
+                self.put_aside(free.index, size);
+                return Ok(name);
+            } else {
+                // What follows has even less.
+                self.room.orders[order].heap.push(free);
+                break;
+            }
+        }
+        while let Some((Reverse(siblings), free)) = self.own.pop() {
+            let host = self.room.hosts[free.index];
+            if self.siblings.get(&free.index) != Some(&siblings) {
+                continue;
+            }
+            if host.free_share(need) != free.share {
+                self.put_aside(free.index, size);
+            } else if host.fits(need) {
+                let name = self.settle_on(free.index, size);
+                self.put_aside(free.index, size);
+                return Ok(name);
+            }
+        }
+        Err(self.room.why_not(order))
     }
 
     /// The same for a node that leaves `from`: on a host that its disk can be copied to, or the one that was asked for.
@@ -154,21 +409,28 @@ impl Room {
     /// Why there is none.
     pub fn take_elsewhere(
         &mut self,
-        cluster: &Cluster,
         size: Size,
         from: &HostName,
-        asked: Option<&HostName>,
+        wanted: Option<&HostName>,
     ) -> Result<HostName, Reason> {
-        if let Some(host) = asked
-            && cluster.host(host).is_some_and(|state| !state.can_move())
+        if let Some(host) = wanted
+            && self.cluster.host(host).is_some_and(|state| !state.can_move())
         {
             return Err(needs_btrfs(host));
         }
-        let fits = |name: &HostName| {
-            name != from && asked.is_none_or(|a| a == name) && cluster.host(name).is_some_and(HostState::can_move)
+        self.look();
+        let need = self.need(size);
+        // Moves are few: all hosts are looked at.
+        let may = |host: &HostRoom<'_>| {
+            host.name != from
+                && wanted.is_none_or(|wanted| wanted == host.name)
+                && host.state.can_move()
+                && host.state.has_labels(self.asked)
         };
-        if !self.hosts.keys().any(fits) {
-            let what = match asked {
+        let candidates: Vec<(usize, &HostRoom<'_>)> =
+            self.room.hosts.iter().enumerate().filter(|(_, host)| may(host)).collect();
+        if candidates.is_empty() {
+            let what = match wanted {
                 Some(host) => format!("The host {host} takes no nodes just now"),
                 None => "No other host takes nodes just now".to_owned(),
             };
@@ -179,97 +441,23 @@ impl Room {
                 ),
             ));
         }
-        self.take_on(size, fits)
-    }
-
-    /// The same, were nothing kept warm: that goes where others need its room.
-    #[must_use]
-    pub fn without_warm(mut self, cluster: &Cluster) -> Self {
-        for node in cluster.warm().flat_map(|spec| &spec.value.nodes) {
-            if let Some((host, plan)) = cluster.node(node.id).and_then(|p| p.plan.as_ref()) {
-                self.give_back(host, plan.value.size);
+        let siblings = |index| Reverse(self.siblings.get(&index).copied().unwrap_or(0));
+        let fitting = candidates.into_iter().filter(|(_, host)| host.fits(need));
+        let best = fitting
+            .max_by_key(|(index, host)| (siblings(*index), Free { share: host.free_share(need), index: *index }));
+        match best {
+            Some((index, _)) => Ok(self.settle_on(index, size)),
+            None => {
+                let order = self.select(size);
+                Err(self.room.why_not(order))
             }
         }
-        self
     }
 
     /// Counts a node no more that its host says is gone, though its plan is still there.
-    pub(crate) fn give_back(&mut self, host: &HostName, size: Size) {
-        if let Some(host) = self.hosts.get_mut(host) {
-            host.used.cpu_millis = host.used.cpu_millis.saturating_sub(u64::from(size.cpu.millis()));
-            host.used.memory_mib = host.used.memory_mib.saturating_sub(u64::from(size.memory_mib));
-            host.used.disk_mib = host.used.disk_mib.saturating_sub(u64::from(size.disk_mib));
-        }
-    }
-
-    fn take_on(&mut self, size: Size, may: impl Fn(&HostName) -> bool) -> Result<HostName, Reason> {
-        let best = self
-            .hosts
-            .iter()
-            .filter(|(name, host)| may(name) && host.fits(size))
-            .max_by(|(_, a), (_, b)| {
-                b.siblings.cmp(&a.siblings).then(a.free_share(size).total_cmp(&b.free_share(size)))
-            })
-            .map(|(name, _)| name.clone());
-        let Some(name) = best else { return Err(self.why_not(size)) };
-        if let Some(host) = self.hosts.get_mut(&name) {
-            host.used.cpu_millis += u64::from(size.cpu.millis());
-            host.used.memory_mib += u64::from(size.memory_mib);
-            host.used.disk_mib += u64::from(size.disk_mib);
-            host.siblings += 1;
-        }
-        Ok(name)
-    }
-
-    /// How many more nodes of that size would find room.
-    #[must_use]
-    pub fn count(&self, size: Size) -> u32 {
-        let all: u64 = self.hosts.values().map(|host| host.count(size)).sum();
-        u32::try_from(all).unwrap_or(u32::MAX)
-    }
-
-    fn why_not(&self, size: Size) -> Reason {
-        let left_out = self.unreachable + self.unfit + self.cordoned + self.unlabelled;
-        if self.hosts.is_empty() && left_out == 0 {
-            return Reason::new(
-                "no_host",
-                "No host has joined yet. Start docklet-worker on a machine; the nodes follow by themselves.",
-            );
-        }
-        let groups = self.groups(size);
-        if !self.hosts.is_empty() {
-            return Reason::new(
-                "no_room",
-                format!(
-                    "No host has room for a node of {size}: {groups}. It is placed as soon as there is room; fewer or smaller nodes may fit now."
-                ),
-            );
-        }
-        let code = if self.unreachable == left_out { "no_host" } else { "no_fit_host" };
-        Reason::new(code, format!("No host takes the node now: {groups}. It follows when one does."))
-    }
-
-    /// `2 hosts are cordoned, 1 cannot be reached, 3 lack 512 MiB of memory`
-    fn groups(&self, size: Size) -> String {
-        let mut short: BTreeMap<Resource, usize> = BTreeMap::new();
-        for host in self.hosts.values() {
-            *short.entry(host.tightest(size)).or_default() += 1;
-        }
-        let lack = |count: &usize| if *count == 1 { "lacks" } else { "lack" };
-        let mut groups: Vec<(usize, String)> =
-            short.iter().map(|(resource, count)| (*count, format!("{} {}", lack(count), resource.of(size)))).collect();
-        let be = |count: usize| if count == 1 { "is" } else { "are" };
-        groups.push((self.cordoned, format!("{} cordoned", be(self.cordoned))));
-        groups.push((self.unreachable, "cannot be reached".to_owned()));
-        groups.push((self.unfit, "cannot run nodes (their checks failed)".to_owned()));
-        groups.push((self.unlabelled, format!("{} not labelled {}", be(self.unlabelled), self.selector)));
-        let told = groups.into_iter().filter(|(count, _)| *count > 0).enumerate();
-        let told = told.map(|(index, (count, what))| match (index, count) {
-            (0, 1) => format!("1 host {what}"),
-            (0, _) => format!("{count} hosts {what}"),
-            _ => format!("{count} {what}"),
-        });
-        told.collect::<Vec<_>>().join(", ")
+    pub fn give_back(&mut self, host: &HostName, size: Size) {
+        self.look();
+        self.room.give_back(host, size);
     }
 }
 
@@ -286,15 +474,24 @@ pub struct Fit {
 
 /// What would become of a new vcluster of so many nodes.
 #[must_use]
-pub fn what_if(mut room: Room, size: Size, nodes: u32) -> Fit {
+pub fn what_if(cluster: &Cluster, policy: &Policy, asked: &Labels, size: Size, nodes: u32) -> Fit {
+    let mut room = Room::of(cluster, policy);
+    room.look();
+    // Were nothing kept warm: that goes where others need its room.
+    for node in cluster.warm().flat_map(|spec| &spec.value.nodes) {
+        if let Some((host, plan)) = cluster.node(node.id).and_then(|p| p.plan.as_ref()) {
+            room.give_back(host, plan.value.size);
+        }
+    }
+    let mut places = Places::new(&mut room, BTreeMap::new(), asked, false);
     let mut hosts: BTreeMap<HostName, u32> = BTreeMap::new();
     for _ in 0..nodes {
-        match room.take(size) {
+        match places.take(size) {
             Ok(host) => *hosts.entry(host).or_default() += 1,
             Err(reason) => return Fit { hosts, reason: Some(reason), more: 0 },
         }
     }
-    Fit { hosts, reason: None, more: room.count(size) }
+    Fit { hosts, reason: None, more: room.count(size, asked) }
 }
 
 /// What a host may be short of.
@@ -316,27 +513,22 @@ impl Resource {
     }
 }
 
-impl HostRoom {
-    fn has_cpu(&self, size: Size) -> bool {
-        self.used.cpu_millis + u64::from(size.cpu.millis()) <= self.total.cpu_millis
+impl HostRoom<'_> {
+    const fn total(&self, need: Need) -> Capacity {
+        if need.ahead { self.ahead } else { self.total }
     }
 
-    fn has_memory(&self, size: Size) -> bool {
-        self.used.memory_mib + u64::from(size.memory_mib) <= self.total.memory_mib
-    }
-
-    fn has_disk(&self, size: Size) -> bool {
-        self.used.disk_mib + u64::from(size.disk_mib) <= self.total.disk_mib
-    }
-
-    fn fits(&self, size: Size) -> bool {
-        self.has_cpu(size) && self.has_memory(size) && self.has_disk(size)
+    fn fits(&self, need: Need) -> bool {
+        let (total, size) = (self.total(need), need.size);
+        self.used.cpu_millis + u64::from(size.cpu.millis()) <= total.cpu_millis
+            && self.used.memory_mib + u64::from(size.memory_mib) <= total.memory_mib
+            && self.used.disk_mib + u64::from(size.disk_mib) <= total.disk_mib
     }
 
     /// What keeps the node out most: of what is short, the resource that would be overdrawn furthest.
-    fn tightest(&self, size: Size) -> Resource {
+    fn tightest(&self, need: Need) -> Resource {
         let over = |total: u64, used: u64, more: u64| (used + more) as f64 / total.max(1) as f64;
-        let (used, total) = (&self.used, &self.total);
+        let (used, total, size) = (&self.used, self.total(need), need.size);
         let all = [
             (Resource::Memory, over(total.memory_mib, used.memory_mib, u64::from(size.memory_mib))),
             (Resource::Cpu, over(total.cpu_millis, used.cpu_millis, u64::from(size.cpu.millis()))),
@@ -354,12 +546,13 @@ impl HostRoom {
             .min(times(self.total.disk_mib, self.used.disk_mib, u64::from(size.disk_mib)))
     }
 
-    /// The smallest free fraction over the resources after taking `size`.
-    fn free_share(&self, size: Size) -> f64 {
+    /// The smallest free fraction over the resources once the node is there.
+    fn free_share(&self, need: Need) -> f64 {
         let share = |total: u64, used: u64, more: u64| 1.0 - (used + more) as f64 / (total.max(1)) as f64;
-        share(self.total.cpu_millis, self.used.cpu_millis, u64::from(size.cpu.millis()))
-            .min(share(self.total.memory_mib, self.used.memory_mib, u64::from(size.memory_mib)))
-            .min(share(self.total.disk_mib, self.used.disk_mib, u64::from(size.disk_mib)))
+        let (used, total, size) = (&self.used, self.total(need), need.size);
+        share(total.cpu_millis, used.cpu_millis, u64::from(size.cpu.millis()))
+            .min(share(total.memory_mib, used.memory_mib, u64::from(size.memory_mib)))
+            .min(share(total.disk_mib, used.disk_mib, u64::from(size.disk_mib)))
     }
 }
 
@@ -367,7 +560,7 @@ impl HostRoom {
 mod tests {
     use super::*;
     use crate::cluster::{Change, Rev};
-    use docklet_types::host::{Check, HostReport, HostSettings};
+    use docklet_types::host::{Check, HostSettings};
     use docklet_types::time::Micros;
 
     fn policy() -> Policy {
@@ -421,21 +614,65 @@ mod tests {
         cluster
     }
 
-    fn room(cluster: &Cluster, asked: &Labels) -> Room {
-        Room::of(cluster, &policy(), &BTreeMap::new(), asked)
+    fn take(cluster: &Cluster, asked: &Labels, size: Size) -> Result<HostName, Reason> {
+        let policy = policy();
+        let mut room = Room::of(cluster, &policy);
+        Places::new(&mut room, BTreeMap::new(), asked, false).take(size)
     }
 
     #[test]
     fn a_vcluster_is_spread_and_what_fits_beside_it_is_counted() {
         let cluster = cluster(vec![host("a", 4, 4096), host("b", 4, 4096), host("c", 2, 2048)]);
         let size = Size::new(1.0, 1024, 100).unwrap();
-        let fit = what_if(room(&cluster, &Labels::new()), size, 5);
+        let fit = what_if(&cluster, &policy(), &Labels::new(), size, 5);
         assert_eq!(fit.reason, None);
         assert_eq!(fit.hosts.values().copied().collect::<Vec<_>>(), [2, 2, 1]);
         assert_eq!(fit.more, 5);
-        let all = what_if(room(&cluster, &Labels::new()), size, 11);
+        let all = what_if(&cluster, &policy(), &Labels::new(), size, 11);
         assert_eq!((all.hosts.values().sum::<u32>(), all.more), (10, 0));
         assert_eq!(all.reason.unwrap().code, "no_room");
+    }
+
+    /// The rule, by looking at all hosts.
+    fn best(room: &Room<'_>, siblings: &BTreeMap<HostName, u32>, size: Size) -> Option<HostName> {
+        let need = Need { size, ahead: false };
+        let fitting = room.hosts.iter().enumerate().filter(|(_, host)| host.fits(need));
+        let rank = |(index, host): &(usize, &HostRoom<'_>)| {
+            let there = siblings.get(host.name).copied().unwrap_or(0);
+            (Reverse(there), Free { share: host.free_share(need), index: *index })
+        };
+        fitting.max_by_key(rank).map(|(_, host)| host.name.clone())
+    }
+
+    #[test]
+    fn the_order_of_hosts_gives_what_a_look_at_all_of_them_gives() {
+        let names: Vec<String> = (0..12).map(|n| format!("h{n:02}")).collect();
+        let hosts = names.iter().enumerate().map(|(n, name)| {
+            let name: &'static str = String::leak(name.clone());
+            host(name, 4 + (n as u64 * 7) % 5, 2048 + 512 * ((n as u64 * 5) % 4))
+        });
+        let (cluster, policy, asked) = (cluster(hosts.collect()), policy(), Labels::new());
+        let sizes = [Size::new(1.0, 256, 100).unwrap(), Size::new(0.5, 512, 100).unwrap()];
+        let mut room = Room::of(&cluster, &policy);
+        let mut placed = 0;
+        // Until nothing fits any more: vclusters of 1 to 17 nodes, whose sizes change on the way.
+        for number in 0..20 {
+            let mut siblings: BTreeMap<HostName, u32> = BTreeMap::new();
+            let mut places = Places::new(&mut room, BTreeMap::new(), &asked, false);
+            places.look();
+            for node in 0..1 + (number * 5) % 17 {
+                let size = sizes[(node / 6) % 2];
+                let expected = best(places.room, &siblings, size);
+                let found = places.take(size).ok();
+                assert_eq!(found, expected, "node {node} of vcluster {number}");
+                placed += usize::from(found.is_some());
+                if let Some(host) = found {
+                    *siblings.entry(host).or_default() += 1;
+                }
+            }
+            places.finish();
+        }
+        assert!((60..150).contains(&placed), "{placed} found a place, and then there was none left");
     }
 
     #[test]
@@ -446,7 +683,7 @@ mod tests {
         other.settings.labels = labels(&[("gpu", "no"), ("rack", "1")]);
         let cluster = cluster(vec![gpu, other, host("none", 64, 65_536)]);
         let size = Size::new(1.0, 1024, 100).unwrap();
-        let on = |asked: &[(&str, &str)]| room(&cluster, &labels(asked)).take(size).map(|h| h.to_string());
+        let on = |asked: &[(&str, &str)]| take(&cluster, &labels(asked), size).map(|h| h.to_string());
         assert_eq!(on(&[("gpu", "yes"), ("rack", "1")]).unwrap(), "gpu");
         assert_eq!(on(&[("rack", "1"), ("gpu", "no")]).unwrap(), "other");
         assert!(on(&[("rack", "2")]).is_err());
@@ -468,7 +705,7 @@ mod tests {
             Host { fit: false, ..host("g", 8, 8192) },
         ]);
         let size = Size::new(2.0, 512, 100).unwrap();
-        let reason = room(&cluster, &Labels::new()).take(size).unwrap_err();
+        let reason = take(&cluster, &Labels::new(), size).unwrap_err();
         assert_eq!(reason.code, "no_room");
         let told =
             "2 hosts lack 512 MiB of memory, 1 lacks 2 CPU, 2 are cordoned, 1 cannot be reached, 1 cannot run nodes";

@@ -17,10 +17,14 @@ use std::net::Ipv4Addr;
 
 use crate::cluster::{Cluster, Rev};
 use crate::moving;
-use crate::place::{Places, Policy};
+use crate::place::{Places, Policy, Room};
 
-/// Most node writes of one transaction: with the other writes and compares it stays below etcd's 128 operations.
+/// Most decisions about nodes in one transaction: with their hosts' counters they are no more than a hundred writes.
 pub const BATCH: usize = 50;
+/// Most writes of one transaction, and about as many compares: etcd takes 128 of either, unless it is told otherwise.
+pub const MAX_WRITES: usize = 124;
+/// Shares are what is large in a transaction; etcd takes 1.5 MiB.
+const MAX_SHARE_BYTES: usize = 1 << 20;
 /// The smallest network of a vcluster: 61 nodes.
 const SMALLEST_PREFIX: u8 = 26;
 
@@ -84,6 +88,74 @@ pub struct Planned {
     pub network_taken: Option<Option<i64>>,
     /// Nodes that have no place, or cannot leave the one they have, and why.
     pub waiting: BTreeMap<NodeId, Reason>,
+    /// More nodes are to be placed than one transaction takes.
+    unfinished: bool,
+    share_bytes: usize,
+}
+
+impl Planned {
+    /// Writes of the transaction that this becomes, counters included.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        let of = |decision: &Decision| match decision {
+            Decision::ForgetNode { .. } | Decision::ForgetShare { .. } => 2,
+            Decision::ForgetVcluster { .. } => 3,
+            _ => 1,
+        };
+        self.decisions.iter().map(of).sum::<usize>() + self.placed_on.len() + usize::from(self.network_taken.is_some())
+    }
+
+    /// About how many bytes its largest documents have together.
+    #[must_use]
+    pub fn share_bytes(&self) -> usize {
+        self.share_bytes
+    }
+
+    /// Whether it begins to move a node, which no other may do from the same host at the same time.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.decisions.iter().any(|d| matches!(d, Decision::PutMove { .. }))
+    }
+
+    /// Writes a share if there is room for it; the next transaction does otherwise.
+    fn put_share(&mut self, host: &HostName, plan: VclusterPlan, revision: Option<i64>) {
+        let bytes = about(&plan);
+        let fits = self.share_bytes == 0 || self.share_bytes + bytes <= MAX_SHARE_BYTES;
+        if fits && self.writes() < MAX_WRITES - LAST_WRITES {
+            self.share_bytes += bytes;
+            self.decisions.push(Decision::PutShare { host: host.clone(), plan: Box::new(plan), revision });
+        }
+    }
+
+    /// `false`: there is no room for it now.
+    fn forget_share(&mut self, host: &HostName, plan: &Rev<VclusterPlan>) -> bool {
+        let fits = self.writes() + 2 <= MAX_WRITES - LAST_WRITES;
+        if fits {
+            let (host, id) = (host.clone(), plan.value.id);
+            self.decisions.push(Decision::ForgetShare { host, id, revision: plan.revision });
+        }
+        fits
+    }
+}
+
+/// What the end of a vcluster takes: its network, spec, name and usage.
+const LAST_WRITES: usize = 4;
+
+/// The size of a share as JSON, nearly.
+fn about(plan: &VclusterPlan) -> usize {
+    let keys = [&plan.keys.user, &plan.keys.host].map(|pair| pair.private.len() + pair.public.len());
+    500 + keys.iter().sum::<usize>() + 120 * plan.peers.len() + 50 * (plan.hosts.len() + plan.forwards.len())
+}
+
+/// One look at the cluster, in which any number of vclusters are planned one after the other: what is decided for one is
+/// taken for the next.
+pub struct Pass<'a> {
+    cluster: &'a Cluster,
+    policy: &'a Policy,
+    room: Room<'a>,
+    subnets: Vec<Subnet>,
+    /// New vclusters get their networks, and their places the next time: all networks of a pass are one transaction.
+    networks_first: bool,
 }
 
 /// The prefix of a network for that many nodes with room to double, or just enough where that is too large; `None`
@@ -98,14 +170,15 @@ pub fn subnet_prefix(net: Subnet, nodes: u32) -> Option<u8> {
 
 /// A free network of that prefix. The search begins at a place that the id decides, so that addresses are not reused
 /// soon and two planners seldom want the same.
-fn free_subnet(cluster: &Cluster, net: Subnet, prefix: u8, id: VclusterId) -> Option<Subnet> {
+fn free_subnet(cluster: &Cluster, taken: &[Subnet], net: Subnet, prefix: u8, id: VclusterId) -> Option<Subnet> {
     let count = 1u64 << (prefix - net.prefix());
     let start = (id.as_uuid().as_u128() as u64) % count;
     (0..count).find_map(|i| {
         let index = (start + i) % count;
         let base = u32::from(net.base()) + u32::try_from(index << (32 - prefix)).ok()?;
         let subnet = Subnet::containing(Ipv4Addr::from(base), prefix)?;
-        cluster.subnet_is_free(subnet).then_some(subnet)
+        let free = cluster.subnet_is_free(subnet) && !taken.iter().any(|other| other.overlaps(&subnet));
+        free.then_some(subnet)
     })
 }
 
@@ -117,20 +190,133 @@ fn vni(net: Subnet, subnet: Subnet) -> u32 {
 /// What to write for one vcluster now.
 #[must_use]
 pub fn plan(cluster: &Cluster, policy: &Policy, id: VclusterId) -> Planned {
-    let mut planned = Planned::default();
-    let Some(spec) = cluster.spec(id) else {
-        return planned;
-    };
-    planned.spec_revision = Some(spec.revision);
-    forget_absent_nodes(cluster, &spec.value, &mut planned);
-    if spec.value.wanted == Wanted::Absent {
-        plan_removal(cluster, spec, &mut planned);
-    } else {
-        let preboot = policy.preboot();
-        let policy = if spec.value.warm.is_some() { &preboot } else { policy };
-        plan_presence(cluster, policy, &spec.value, &mut planned);
+    Pass::new(cluster, policy, false).plan(id)
+}
+
+impl<'a> Pass<'a> {
+    /// `many`: more than one vcluster will be planned.
+    #[must_use]
+    pub fn new(cluster: &'a Cluster, policy: &'a Policy, many: bool) -> Self {
+        Self { cluster, policy, room: Room::of(cluster, policy), subnets: Vec::new(), networks_first: many }
     }
-    planned
+
+    /// What to write for one vcluster, the ones before taken into account.
+    #[must_use]
+    pub fn plan(&mut self, id: VclusterId) -> Planned {
+        let mut planned = Planned::default();
+        let Some(spec) = self.cluster.spec(id) else {
+            return planned;
+        };
+        planned.spec_revision = Some(spec.revision);
+        forget_absent_nodes(self.cluster, &spec.value, &mut planned);
+        if spec.value.wanted == Wanted::Absent {
+            plan_removal(self.cluster, spec, &mut planned);
+        } else {
+            self.plan_presence(&spec.value, &mut planned);
+        }
+        planned
+    }
+
+    fn places(&mut self, spec: &'a VclusterSpec) -> Places<'_, 'a> {
+        let mut siblings: BTreeMap<HostName, u32> = BTreeMap::new();
+        for (host, _) in self.cluster.placed_nodes(spec.id).filter_map(|(_, placed)| placed.plan.as_ref()) {
+            *siblings.entry(host.clone()).or_default() += 1;
+        }
+        Places::new(&mut self.room, siblings, &spec.host_labels, spec.warm.is_some())
+    }
+
+    fn plan_presence(&mut self, spec: &'a VclusterSpec, planned: &mut Planned) {
+        let (cluster, id) = (self.cluster, spec.id);
+        let named: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
+        let unnamed = || cluster.placed_nodes(id).filter(|(node, _)| !named.contains(node));
+        moving::forget_moves(cluster, |m| m.vcluster == id && !named.contains(&m.node), planned);
+        for (_, placed) in unnamed() {
+            for (host, half) in &placed.halves {
+                if let Some(plan) = half.plan.as_ref().filter(|p| !is_forgotten(planned, host, p.value.id)) {
+                    retire_half(cluster, host, plan, planned);
+                }
+            }
+        }
+        let network = match cluster.network(id) {
+            Some(network) => *network.value,
+            None => match self.take_network(spec, planned) {
+                Some(network) if !self.networks_first => network,
+                _ => return,
+            },
+        };
+        self.plan_nodes(spec, network, planned);
+        // Shares name every node: written before all have a place they would be written again and again.
+        if !planned.unfinished {
+            plan_shares(cluster, spec, network, planned);
+        }
+    }
+
+    fn take_network(&mut self, spec: &VclusterSpec, planned: &mut Planned) -> Option<Network> {
+        let net = self.policy.cluster_net;
+        let prefix = subnet_prefix(net, u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX));
+        let Some(subnet) = prefix.and_then(|p| free_subnet(self.cluster, &self.subnets, net, p, spec.id)) else {
+            let reason = Reason::new(
+                "no_network",
+                format!(
+                    "All networks of {net} are taken. A vcluster must be deleted, or an administrator must enlarge CLUSTER_NET."
+                ),
+            );
+            planned.waiting = spec.nodes.iter().map(|n| (n.id, reason.clone())).collect();
+            return None;
+        };
+        let network = Network { subnet, vni: vni(net, subnet) };
+        self.subnets.push(subnet);
+        planned.network_taken = Some(self.cluster.network_alloc_revision());
+        planned.decisions.push(Decision::PutNetwork { id: spec.id, network });
+        Some(network)
+    }
+
+    fn plan_nodes(&mut self, spec: &'a VclusterSpec, network: Network, planned: &mut Planned) {
+        let cluster = self.cluster;
+        let taken: HashSet<Ipv4Addr> = cluster
+            .placed_nodes(spec.id)
+            .filter_map(|(_, placed)| placed.plan.as_ref().map(|(_, plan)| plan.value.ip))
+            .collect();
+        let mut free = network.subnet.node_addresses().filter(move |ip| !taken.contains(ip));
+        let mut places = self.places(spec);
+        for node in &spec.nodes {
+            let placed = cluster.node(node.id);
+            if let Some((host, plan)) = placed.and_then(|p| p.plan.as_ref()) {
+                if is_lost(cluster, host) || plan.value.wanted == Wanted::Absent {
+                    make_anew(&mut places, spec, node, planned);
+                } else if !moving::advance(&mut places, spec, node, planned) {
+                    update_node(spec, node, host, plan, planned);
+                }
+                continue;
+            }
+            // What was on its way to a host goes before the node gets a place.
+            if placed.is_some_and(|p| moving::drop_incoming(cluster, p, planned)) {
+                continue;
+            }
+            if planned.decisions.len() >= BATCH {
+                planned.unfinished = true;
+                continue;
+            }
+            let Some(ip) = free.next() else {
+                planned.waiting.insert(
+                    node.id,
+                    Reason::new("no_address", format!("The vcluster's network {} is full.", network.subnet)),
+                );
+                continue;
+            };
+            match places.take(node.size) {
+                Ok(host) => {
+                    planned.placed_on.insert(host.clone(), cluster.host(&host).and_then(|h| h.alloc_revision));
+                    let plan = Box::new(new_node(spec, node, ip));
+                    planned.decisions.push(Decision::PutNode { host, plan, revision: None });
+                }
+                Err(reason) => {
+                    planned.waiting.insert(node.id, reason);
+                }
+            }
+        }
+        places.finish();
+    }
 }
 
 /// Nodes whose host reported them absent after it was told so.
@@ -201,7 +387,7 @@ fn plan_removal(cluster: &Cluster, spec: &Rev<VclusterSpec>, planned: &mut Plann
     for (host, share) in cluster.shares(id) {
         shares_left |= !retire_share(cluster, host, share, nodes_left, planned);
     }
-    if nodes_left || shares_left || planned.decisions.len() >= BATCH {
+    if nodes_left || shares_left || planned.writes() + LAST_WRITES > MAX_WRITES {
         return;
     }
     if let Some(network) = cluster.network(id) {
@@ -223,113 +409,17 @@ fn retire_share(
         return true;
     };
     if is_lost(cluster, host) {
-        let id = plan.value.id;
-        planned.decisions.push(Decision::ForgetShare { host: host.clone(), id, revision: plan.revision });
-        return true;
+        return planned.forget_share(host, plan);
     }
     if plan.value.wanted != Wanted::Absent {
         let mut retired = (*plan.value).clone();
         retired.wanted = Wanted::Absent;
         retired.generation += 1;
-        planned.decisions.push(Decision::PutShare {
-            host: host.clone(),
-            plan: Box::new(retired),
-            revision: Some(plan.revision),
-        });
+        planned.put_share(host, retired, Some(plan.revision));
         return false;
     }
     let gone = share.report.as_ref().is_some_and(|r| !r.value.present && r.value.generation >= plan.value.generation);
-    if gone && !nodes_left {
-        planned.decisions.push(Decision::ForgetShare {
-            host: host.clone(),
-            id: plan.value.id,
-            revision: plan.revision,
-        });
-        return true;
-    }
-    false
-}
-
-fn plan_presence(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, planned: &mut Planned) {
-    let id = spec.id;
-    let named: HashSet<NodeId> = spec.nodes.iter().map(|n| n.id).collect();
-    let unnamed = || cluster.placed_nodes(id).filter(|(node, _)| !named.contains(node));
-    moving::forget_moves(cluster, |m| m.vcluster == id && !named.contains(&m.node), planned);
-    for (_, placed) in unnamed() {
-        for (host, half) in &placed.halves {
-            if let Some(plan) = half.plan.as_ref().filter(|p| !is_forgotten(planned, host, p.value.id)) {
-                retire_half(cluster, host, plan, planned);
-            }
-        }
-    }
-    let network = match cluster.network(id) {
-        Some(network) => *network.value,
-        None => {
-            let prefix = subnet_prefix(policy.cluster_net, u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX));
-            let Some(subnet) = prefix.and_then(|p| free_subnet(cluster, policy.cluster_net, p, id)) else {
-                let reason = Reason::new(
-                    "no_network",
-                    format!(
-                        "All networks of {} are taken. A vcluster must be deleted, or an administrator must enlarge CLUSTER_NET.",
-                        policy.cluster_net
-                    ),
-                );
-                planned.waiting = spec.nodes.iter().map(|n| (n.id, reason.clone())).collect();
-                return;
-            };
-            let network = Network { subnet, vni: vni(policy.cluster_net, subnet) };
-            planned.network_taken = Some(cluster.network_alloc_revision());
-            planned.decisions.push(Decision::PutNetwork { id, network });
-            network
-        }
-    };
-    plan_nodes(cluster, policy, spec, network, planned);
-    plan_shares(cluster, spec, network, planned);
-}
-
-fn plan_nodes(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, network: Network, planned: &mut Planned) {
-    let mut siblings: BTreeMap<HostName, u32> = BTreeMap::new();
-    let mut taken: HashSet<Ipv4Addr> = HashSet::new();
-    for (_, placed) in cluster.placed_nodes(spec.id) {
-        if let Some((host, plan)) = &placed.plan {
-            *siblings.entry(host.clone()).or_default() += 1;
-            taken.insert(plan.value.ip);
-        }
-    }
-    let mut free = network.subnet.node_addresses().filter(move |ip| !taken.contains(ip));
-    let mut places = Places::new(cluster, policy, siblings, &spec.host_labels);
-    for node in &spec.nodes {
-        let placed = cluster.node(node.id);
-        if let Some((host, plan)) = placed.and_then(|p| p.plan.as_ref()) {
-            if is_lost(cluster, host) || plan.value.wanted == Wanted::Absent {
-                make_anew(&mut places, spec, node, planned);
-            } else if !moving::advance(&mut places, spec, node, planned) {
-                update_node(spec, node, host, plan, planned);
-            }
-            continue;
-        }
-        // What was on its way to a host goes before the node gets a place.
-        if placed.is_some_and(|p| moving::drop_incoming(cluster, p, planned)) || planned.decisions.len() >= BATCH {
-            continue;
-        }
-        let Some(ip) = free.next() else {
-            planned.waiting.insert(
-                node.id,
-                Reason::new("no_address", format!("The vcluster's network {} is full.", network.subnet)),
-            );
-            continue;
-        };
-        match places.room().take(node.size) {
-            Ok(host) => {
-                planned.placed_on.insert(host.clone(), cluster.host(&host).and_then(|h| h.alloc_revision));
-                let plan = Box::new(new_node(spec, node, ip));
-                planned.decisions.push(Decision::PutNode { host, plan, revision: None });
-            }
-            Err(reason) => {
-                planned.waiting.insert(node.id, reason);
-            }
-        }
-    }
+    gone && !nodes_left && planned.forget_share(host, plan)
 }
 
 fn new_node(spec: &VclusterSpec, node: &NodeSpec, ip: Ipv4Addr) -> NodePlan {
@@ -375,7 +465,7 @@ fn update_node(spec: &VclusterSpec, node: &NodeSpec, host: &HostName, plan: &Rev
 
 /// A node whose host is lost with its disk: it gets a new one on another host, at its old address. Where there is no room
 /// its plan stays as a tombstone, so that the address is kept and the old host, should it come back, removes it.
-fn make_anew(places: &mut Places<'_>, spec: &VclusterSpec, node: &NodeSpec, planned: &mut Planned) {
+fn make_anew(places: &mut Places<'_, '_>, spec: &VclusterSpec, node: &NodeSpec, planned: &mut Planned) {
     let cluster = places.cluster;
     let Some(placed) = cluster.node(node.id) else { return };
     let Some((old, plan)) = &placed.plan else { return };
@@ -393,8 +483,8 @@ fn make_anew(places: &mut Places<'_>, spec: &VclusterSpec, node: &NodeSpec, plan
     let found = if arriving || !gone {
         Err(node_lost(old))
     } else {
-        places.room().give_back(old, plan.value.size);
-        places.room().take(node.size)
+        places.give_back(old, plan.value.size);
+        places.take(node.size)
     };
     match found {
         Ok(host) => {
@@ -486,8 +576,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
     let hosts: BTreeMap<HostName, Ipv4Addr> =
         if several { peers.iter().filter_map(|p| address(&p.host)).collect() } else { BTreeMap::new() };
     for host in &holding {
-        let present =
-            cluster.shares(spec.id).find(|(name, _)| *name == host).and_then(|(_, share)| share.plan.as_ref());
+        let present = cluster.share(spec.id, host).and_then(|share| share.plan.as_ref());
         let mut wanted = VclusterPlan {
             id: spec.id,
             owner: spec.owner.clone(),
@@ -504,11 +593,7 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
         };
         if present.is_none_or(|p| *p.value != wanted) {
             wanted.generation = present.map_or(1, |p| p.value.generation + 1);
-            planned.decisions.push(Decision::PutShare {
-                host: host.clone(),
-                plan: Box::new(wanted),
-                revision: present.map(|p| p.revision),
-            });
+            planned.put_share(host, wanted, present.map(|p| p.revision));
         }
     }
     for (host, share) in cluster.shares(spec.id) {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::cluster::{Change, Cluster, Rev};
 use crate::moving::{Haul, haul};
 use crate::place::Policy;
-use crate::plan::{BATCH, Decision, plan, settled_losses};
+use crate::plan::{Decision, MAX_WRITES, Pass, Planned, plan, settled_losses};
 use crate::warm::{self as kept, Asked};
 use crate::{status, view};
 
@@ -150,7 +150,31 @@ impl World {
     /// One transaction of the planner; whether there was anything to write.
     fn plan_once(&mut self, id: VclusterId) -> bool {
         let planned = plan(&self.cluster, &policy(), id);
-        assert!(planned.decisions.len() <= BATCH + 8, "{} writes in one transaction", planned.decisions.len());
+        self.commit_all(planned)
+    }
+
+    /// As the masters do it when several wait: decided one after the other from one picture, then committed.
+    fn plan_together(&mut self, ids: &BTreeSet<VclusterId>) -> bool {
+        let policy = policy();
+        let planned: Vec<Planned> = {
+            let mut pass = Pass::new(&self.cluster, &policy, ids.len() > 1);
+            ids.iter().map(|id| pass.plan(*id)).collect()
+        };
+        let mut any = false;
+        let mut moved = false;
+        for (id, planned) in ids.iter().zip(planned) {
+            // Of two that begin to move nodes one comes later: masters commit no two at once from the same host.
+            if planned.moves() && std::mem::replace(&mut moved, true) {
+                self.cluster.mark_dirty(*id);
+                continue;
+            }
+            any |= self.commit_all(planned);
+        }
+        any
+    }
+
+    fn commit_all(&mut self, planned: Planned) -> bool {
+        assert!(planned.writes() <= MAX_WRITES, "{} writes in one transaction", planned.writes());
         let any = !planned.decisions.is_empty();
         for decision in planned.decisions {
             self.commit(decision);
@@ -333,11 +357,17 @@ impl World {
 
     /// Planner and hosts take turns until nobody has anything left to do.
     fn settle(&mut self) {
-        for _ in 0..200 {
+        for round in 0..200 {
             let mut any = false;
-            for id in self.cluster.take_dirty() {
-                any |= self.plan_once(id);
+            let dirty = self.cluster.take_dirty();
+            if round % 2 == 0 {
+                any |= self.plan_together(&dirty);
                 self.check_invariants();
+            } else {
+                for id in dirty {
+                    any |= self.plan_once(id);
+                    self.check_invariants();
+                }
             }
             any |= self.carry_all(true) | self.tidy_losses();
             let before = self.revision;
@@ -420,6 +450,21 @@ fn a_large_vcluster_takes_several_transactions() {
     world.settle();
     world.check_invariants();
     assert_eq!(world.status(id), Some(Status::Running));
+}
+
+/// Each of its hosts is told of all its nodes, in transactions that any etcd takes, and once.
+#[test]
+fn a_vcluster_over_many_hosts_is_told_once() {
+    let mut world = World::new(300, 10);
+    let id = world.create("wide", 260);
+    world.settle();
+    world.check_invariants();
+    assert_eq!(world.status(id), Some(Status::Running));
+    assert_eq!(world.shares.len(), 260, "a host for each node");
+    assert!(world.shares.values().all(|share| share.peers.len() == 260 && share.generation == 1));
+    world.edit(id, |_, spec| spec.wanted = Wanted::Absent);
+    world.settle();
+    assert!(world.cluster.spec(id).is_none() && world.shares.is_empty(), "nothing is left");
 }
 
 #[test]

@@ -106,7 +106,7 @@ pub fn port(cluster: &Cluster, spec: &VclusterSpec, mapping: &PortMapping) -> Op
     let node = spec.nodes.iter().find(|n| n.id == mapping.node)?;
     let host = cluster.node(node.id).and_then(|p| p.plan.as_ref()).map(|(host, _)| host);
     let address = host.and_then(|h| cluster.host(h)?.report.as_ref()?.value.address);
-    let report = host.and_then(|h| cluster.shares(spec.id).find(|(name, _)| *name == h)?.1.report.as_ref());
+    let report = host.and_then(|h| cluster.share(spec.id, h)?.report.as_ref());
     let is_refused =
         |r: &VclusterReport| r.refused.iter().any(|f| (f.protocol, f.public) == (mapping.protocol, mapping.public));
     let reason = host.zip(report).filter(|(_, r)| is_refused(&r.value)).map(|(host, _)| {
@@ -156,6 +156,10 @@ fn moving(cluster: &Cluster, spec: &VclusterSpec, node: &NodeSpec, waiting: Opti
 #[must_use]
 pub fn moves_from(cluster: &Cluster, name: &HostName, waiting: impl Fn(VclusterId) -> Waiting) -> Vec<MoveView> {
     let Some(host) = cluster.host(name) else { return Vec::new() };
+    // Mostly nothing moves, and a list of hosts must not look at every node to see that.
+    if !host.is_draining() && cluster.moves().next().is_none() {
+        return Vec::new();
+    }
     let vclusters: HashSet<VclusterId> =
         host.nodes.iter().filter_map(|id| cluster.node(*id)?.plan.as_ref().map(|(_, p)| p.value.vcluster)).collect();
     let mut found = Vec::new();

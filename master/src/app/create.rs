@@ -6,7 +6,7 @@ use docklet_master_db::operations::NewOperation;
 use docklet_master_db::users::User;
 use docklet_master_plan::admit::{self, Refusal};
 use docklet_master_plan::cluster::Rev;
-use docklet_master_plan::place::{self, Fit, Room};
+use docklet_master_plan::place::{self, Fit};
 use docklet_master_plan::warm::{self, Asked};
 use docklet_store::keys::Key;
 use docklet_store::{Compare, Outcome, StoreError, Txn};
@@ -20,7 +20,6 @@ use docklet_types::size::{Cpu, Size};
 use docklet_types::spec::{NodeSpec, Usage, VclusterKeys, VclusterSpec, Wanted};
 use docklet_types::time::Micros;
 use docklet_types::view::{CreateVcluster, Role, SizeRequest, VclusterView};
-use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::Settings;
@@ -185,15 +184,14 @@ impl Vclusters {
     pub async fn what_if(&self, owner: &UserName, new: &NewVcluster) -> Result<Fit, CreateError> {
         let user = self.owner(owner).await?;
         let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
-        let (room, refusal) = self.view.read(|cluster| {
+        let (fit, refusal) = self.view.read(|cluster| {
             let used = cluster.usage(owner).map_or_else(Usage::default, |u| *u.value);
             let refusal = admit::within_cap(cap, used, used.plus(new.usage()))
                 .and_then(|()| admit::fits_some_host(cluster, new.size))
                 .and_then(|()| admit::fits_network(&self.settings.policy, None, new.nodes));
-            let room = Room::of(cluster, &self.settings.policy, &BTreeMap::new(), &new.host_labels);
-            (room.without_warm(cluster), refusal.err())
+            let fit = place::what_if(cluster, &self.settings.policy, &new.host_labels, new.size, new.nodes);
+            (fit, refusal.err())
         });
-        let fit = place::what_if(room, new.size, new.nodes);
         Ok(match refusal {
             // Placement's own reason only says what could be waited for.
             Some(refusal) => {

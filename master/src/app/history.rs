@@ -1,7 +1,8 @@
 //! The history of changes: a row when something is asked for, its outcome when the cluster shows it.
 //!
-//! The observer takes no input: woken by the view of the cluster, it looks at every change that still runs and ends those
-//! whose end was seen. The newest change of every vcluster stays in memory, so that lists need no query per row.
+//! The observer takes no input: woken by the view of the cluster, it looks at the running changes of the vclusters that
+//! look different, and now and then at all of them, and ends those whose end was seen. The newest change of every vcluster
+//! stays in memory, so that lists need no query per row.
 //!
 //! Every master observes every change, whoever was asked for it: one that dies leaves nothing open. The first to note an
 //! end is right; the others take over what it noted.
@@ -163,6 +164,12 @@ impl History {
         self.known.read().contains_key(&id) || self.lost.read().contains(&id)
     }
 
+    /// Changes whenever [`Self::knows`] does or the change has ended.
+    #[must_use]
+    pub fn mark(&self, id: OperationId) -> (bool, bool) {
+        (self.knows(id), self.known.read().get(&id).is_some_and(|known| known.operation.ended_at.is_some()))
+    }
+
     /// The change in force of a vcluster; while it runs its steps are those of this moment.
     #[must_use]
     pub fn newest(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Option<OperationView> {
@@ -200,10 +207,13 @@ impl History {
         })
     }
 
-    /// Looks at every change that runs and ends those whose end was seen.
-    async fn observe(&self) {
-        let open: Vec<Known> =
-            self.known.read().values().filter(|known| known.operation.ended_at.is_none()).cloned().collect();
+    /// Looks at the changes that run and ends those whose end was seen: of these vclusters, or of all.
+    async fn observe(&self, of: Option<&HashSet<VclusterId>>) {
+        let open: Vec<Known> = {
+            let known = self.known.read();
+            let running = known.values().filter(|known| known.operation.ended_at.is_none());
+            running.filter(|known| of.is_none_or(|of| of.contains(&known.operation.vcluster))).cloned().collect()
+        };
         for known in open {
             self.observe_one(known).await;
         }
@@ -229,7 +239,7 @@ impl History {
         for operation in self.db.running_operations().await? {
             self.known.write().entry(operation.id).or_insert_with(|| Known::new(operation));
         }
-        self.catch_up().await?;
+        self.catch_up(None).await?;
         let in_force: HashSet<OperationId> =
             self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
         self.known.write().retain(|id, known| known.operation.ended_at.is_none() || in_force.contains(id));
@@ -239,11 +249,19 @@ impl History {
     }
 
     /// Looks up changes in force that another master was asked for. Their rows were there before the specs.
-    async fn catch_up(&self) -> Result<(), DbError> {
+    async fn catch_up(&self, of: Option<&HashSet<VclusterId>>) -> Result<(), DbError> {
         let missing: Vec<OperationId> = self.view.read(|cluster| {
             let (known, lost) = (self.known.read(), self.lost.read());
             let unknown = |id: &OperationId| !known.contains_key(id) && !lost.contains(id);
-            cluster.specs().map(|spec| spec.value.operation).filter(unknown).collect()
+            match of {
+                Some(ids) => {
+                    let specs = ids.iter().filter_map(|id| cluster.spec(*id));
+                    // Nobody asked for what is kept warm.
+                    let asked = specs.filter(|spec| spec.value.warm.is_none());
+                    asked.map(|spec| spec.value.operation).filter(unknown).collect()
+                }
+                None => cluster.specs().map(|spec| spec.value.operation).filter(unknown).collect(),
+            }
         });
         for id in &missing {
             match self.db.operation(*id).await? {
@@ -264,25 +282,28 @@ impl History {
     /// Runs for ever.
     pub async fn run(self: Arc<Self>) {
         let mut cluster = self.view.subscribe();
-        let mut own = self.subscribe();
         let mut refresh = tokio::time::interval(REFRESH);
         refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Up to where the count of the cluster's changes was looked at.
+        let mut seen = 0;
         loop {
             tokio::select! {
                 _ = refresh.tick() => {
                     self.told(self.refresh().await);
+                    self.observe(None).await;
                 }
                 changed = cluster.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    self.told(self.catch_up().await);
+                    let (clock, ids): (u64, HashSet<VclusterId>) =
+                        self.view.read(|cluster| (cluster.clock(), cluster.changed_since(seen).collect()));
+                    seen = clock;
+                    // What could not be looked up is at the next refresh.
+                    self.told(self.catch_up(Some(&ids)).await);
+                    self.observe(Some(&ids)).await;
                 }
-                changed = own.changed() => if changed.is_err() { return },
             }
-            self.observe().await;
-            // Our own news: already looked at.
-            own.mark_unchanged();
         }
     }
 

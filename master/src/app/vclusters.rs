@@ -1,5 +1,6 @@
 //! Reading vclusters, and waiting for them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use docklet_types::spec::{Usage, VclusterSpec};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{NodeView, UsageView, VclusterView};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::Settings;
@@ -30,6 +32,8 @@ pub struct Vclusters {
     pub(super) images: Images,
     pub(super) history: Arc<History>,
     pub(super) settings: Settings,
+    /// How vclusters looked, and when they came to: lists look at no node of those that have not changed.
+    shown: RwLock<HashMap<VclusterId, (u64, VclusterView)>>,
 }
 
 /// There is no such vcluster, or it belongs to somebody else.
@@ -87,7 +91,7 @@ impl Vclusters {
         history: Arc<History>,
         settings: Settings,
     ) -> Self {
-        Self { store, keys, view, db, images, history, settings }
+        Self { store, keys, view, db, images, history, settings, shown: RwLock::default() }
     }
 
     #[must_use]
@@ -106,9 +110,36 @@ impl Vclusters {
     }
 
     pub(super) fn show(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> VclusterView {
-        let mut shown = view::vcluster(cluster, spec, &self.view.waiting(spec.id));
+        let mut shown = self.show_without_operation(cluster, spec);
         shown.operation = self.history.newest(cluster, spec, now);
         shown
+    }
+
+    fn show_without_operation(&self, cluster: &Cluster, spec: &VclusterSpec) -> VclusterView {
+        let Some(at) = cluster.changed_at(spec.id) else {
+            return view::vcluster(cluster, spec, &self.view.waiting(spec.id));
+        };
+        if let Some((shown_at, shown)) = self.shown.read().get(&spec.id)
+            && *shown_at == at
+        {
+            return shown.clone();
+        }
+        let shown = view::vcluster(cluster, spec, &self.view.waiting(spec.id));
+        let mut all = self.shown.write();
+        if all.len() > 2 * cluster.specs_count() + 100 {
+            // Mostly of vclusters that are gone.
+            all.clear();
+        }
+        all.insert(spec.id, (at, shown.clone()));
+        shown
+    }
+
+    /// What decides how the vcluster looks, without looking at its nodes.
+    fn mark(&self, id: VclusterId) -> Option<(Option<u64>, (bool, bool))> {
+        self.view.read(|cluster| {
+            let operation = cluster.spec(id)?.value.operation;
+            Some((cluster.changed_at(id), self.history.mark(operation)))
+        })
     }
 
     /// One user's vclusters, or everybody's, by owner and name.
@@ -181,11 +212,16 @@ impl Vclusters {
         let id = self.id_of(owner, name)?;
         let deadline = tokio::time::Instant::now() + limit;
         let mut changes = self.changes();
+        let mut seen = None;
         loop {
-            let (shown, known) = self.with_history(id).ok_or(NoSuchVcluster)?;
-            // What another master was asked for a moment ago is still looked up: then nothing has ended.
-            if shown.status == status || (known && ended_otherwise(&shown)) {
-                return Ok(Waited::Settled(Box::new(shown)));
+            // Everything that changes anywhere comes by here, and most of it is about others.
+            let mark = self.mark(id).ok_or(NoSuchVcluster)?;
+            if seen.replace(mark) != Some(mark) {
+                let (shown, known) = self.with_history(id).ok_or(NoSuchVcluster)?;
+                // What another master was asked for a moment ago is still looked up: then nothing has ended.
+                if shown.status == status || (known && ended_otherwise(&shown)) {
+                    return Ok(Waited::Settled(Box::new(shown)));
+                }
             }
             match tokio::time::timeout_at(deadline, changes.changed()).await {
                 Ok(true) => {}

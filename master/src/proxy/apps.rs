@@ -120,7 +120,7 @@ async fn admit(proxy: &Arc<Proxy>, request: &HttpRequest) -> Result<Visit, HttpR
     if !guest.visitor.may_reach(&guest.app.user) {
         return Err(missing());
     }
-    let target = proxy.routes.table().find(&guest.name).cloned().ok_or_else(missing)?;
+    let target = proxy.routes.find(&guest.name).ok_or_else(missing)?;
     let Some(permit) = Permit::take(proxy, target.node) else {
         let detail = "This node has too many requests open. Try again in a moment.";
         return Err(refuse(Trouble::new(Code::Unavailable, "Too much at once", detail)));

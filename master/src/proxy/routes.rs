@@ -1,15 +1,14 @@
 //! Where nodes are: from the names in a host name to a node's id and host.
 //!
-//! The table is swapped as a whole, so that a request sees one state of the world. It leads to ids, which are never
-//! reused: a route that is a moment old reaches the node that was meant or none, never its successor of the same name.
+//! They lead to ids, which are never reused: a route that is a moment old reaches the node that was meant or none, never
+//! its successor of the same name.
 
-use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use docklet_types::id::NodeId;
 use docklet_types::name::{HostName, NodeName, UserName, VclusterName};
-use parking_lot::RwLock;
+
+use crate::reconcile::ClusterView;
 
 /// One node's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,63 +22,19 @@ pub struct RouteTarget {
 /// The names of one node, from the owner's down.
 pub type RouteName = (UserName, VclusterName, NodeName);
 
-/// All nodes that have a place, whether they run or not.
-#[derive(Debug, Default)]
-pub struct RouteTable {
-    by_name: HashMap<RouteName, RouteTarget>,
-    ids: HashSet<NodeId>,
-}
-
-impl RouteTable {
-    #[must_use]
-    pub fn find(&self, name: &RouteName) -> Option<&RouteTarget> {
-        self.by_name.get(name)
-    }
-
-    #[must_use]
-    pub fn has(&self, node: NodeId) -> bool {
-        self.ids.contains(&node)
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
-}
-
-impl FromIterator<(RouteName, RouteTarget)> for RouteTable {
-    fn from_iter<I: IntoIterator<Item = (RouteName, RouteTarget)>>(routes: I) -> Self {
-        let by_name: HashMap<_, _> = routes.into_iter().collect();
-        let ids = by_name.values().map(|target| target.node).collect();
-        Self { by_name, ids }
-    }
-}
-
-/// Where the proxy gets its table from.
+/// Where the proxy looks nodes up.
 pub trait Routes: Send + Sync + 'static {
-    /// The newest table.
-    fn table(&self) -> Arc<RouteTable>;
+    /// Where a node is that has a place, whether it runs or not.
+    fn find(&self, name: &RouteName) -> Option<RouteTarget>;
 }
 
-/// A table that another part of the master replaces whenever the cluster changes.
-#[derive(Debug, Default)]
-pub struct SharedRoutes {
-    current: RwLock<Arc<RouteTable>>,
-}
-
-impl SharedRoutes {
-    pub fn replace(&self, table: RouteTable) {
-        *self.current.write() = Arc::new(table);
-    }
-}
-
-impl Routes for SharedRoutes {
-    fn table(&self) -> Arc<RouteTable> {
-        Arc::clone(&self.current.read())
+/// In the picture of the cluster, which has all of it: a table apart would be made anew with every change of any node.
+impl Routes for ClusterView {
+    fn find(&self, (owner, vcluster, node): &RouteName) -> Option<RouteTarget> {
+        self.read(|cluster| {
+            let (node, host) = cluster.route(owner, vcluster, node)?;
+            let agent = cluster.host(&host).and_then(|h| h.report.as_ref()).and_then(|r| r.value.agent());
+            Some(RouteTarget { node, host, agent })
+        })
     }
 }

@@ -111,7 +111,7 @@ pub async fn open(request: HttpRequest, query: web::Query<OpenQuery>, proxy: web
         Err(error) => return unavailable(&error, headers),
     };
     let name = (app.user.clone(), app.vcluster.clone(), app.node.clone());
-    if !visitor.may_reach(&app.user) || proxy.routes.table().find(&name).is_none() {
+    if !visitor.may_reach(&app.user) || proxy.routes.find(&name).is_none() {
         return missing();
     }
     match proxy.sessions.issue_app_ticket(visitor.session(), &app.label()).await {

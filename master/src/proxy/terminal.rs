@@ -170,7 +170,7 @@ async fn open(
     if !is_plausible(size) {
         return Err(invalid("`cols` and `rows` are from 1 to 1000."));
     }
-    let target = proxy.routes.table().find(&(owner.clone(), vcluster, node)).cloned().ok_or_else(missing)?;
+    let target = proxy.routes.find(&(owner.clone(), vcluster, node)).ok_or_else(missing)?;
     let shell = if *visitor.name() == owner { shell } else { visitors_shell(visitor.name(), &shell) };
     match proxy.access.terminal(&target, &shell, size).await {
         Ok(stream) => Ok((visitor, stream)),

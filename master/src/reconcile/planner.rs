@@ -1,15 +1,21 @@
 //! The planner's loop: woken by any change, it reads the picture, decides by the pure `plan`, and commits.
 //!
 //! It takes no input and remembers nothing. On a conflict it plans again, so that several masters may run it at once.
+//!
+//! What waits is planned together, from one picture, and written in transactions of which no two want the same host's
+//! counter: these are committed at the same time, so that the disk under etcd is waited for once and not for each.
 
 use docklet_daemon::fail;
 use docklet_master_plan::place::Policy;
-use docklet_master_plan::plan::{Decision, Planned, plan};
+use docklet_master_plan::plan::{Decision, MAX_WRITES, Pass, Planned};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
 use docklet_types::id::VclusterId;
+use docklet_types::name::{HostName, UserName};
 use docklet_types::spec::Usage;
 use docklet_types::time::Micros;
+use futures::future::join_all;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +29,83 @@ pub struct Planner {
     pub policy: Policy,
 }
 
-/// What became of the writes for one vcluster.
-enum Committed {
-    Nothing,
-    Done,
-    Conflict,
+/// Vclusters planned from one picture. More would hold the picture for longer.
+const PASS: usize = 64;
+/// Bytes of shares in one transaction of several vclusters; etcd takes 1.5 MiB.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What two transactions cannot both have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim {
+    Networks,
+    Host(HostName),
+    Usage(UserName),
+}
+
+fn claims(planned: &Planned) -> HashSet<Claim> {
+    let usage = planned.decisions.iter().filter_map(|decision| match decision {
+        Decision::ForgetVcluster { spec } if spec.value.warm.is_none() => Some(Claim::Usage(spec.value.owner.clone())),
+        _ => None,
+    });
+    let hosts = planned.placed_on.keys().cloned().map(Claim::Host);
+    hosts.chain(usage).chain(planned.network_taken.map(|_| Claim::Networks)).collect()
+}
+
+/// The vclusters of one transaction.
+#[derive(Default)]
+struct Bundle {
+    members: Vec<(VclusterId, Planned)>,
+    claims: HashSet<Claim>,
+    moves: bool,
+    writes: usize,
+    bytes: usize,
+}
+
+impl Bundle {
+    fn has_room_for(&self, planned: &Planned) -> bool {
+        self.writes + planned.writes() <= MAX_WRITES && self.bytes + planned.share_bytes() <= MAX_BYTES
+    }
+
+    fn add(&mut self, id: VclusterId, planned: Planned, claims: HashSet<Claim>) {
+        self.claims.extend(claims);
+        self.moves |= planned.moves();
+        self.writes += planned.writes();
+        self.bytes += planned.share_bytes();
+        self.members.push((id, planned));
+    }
+}
+
+/// Puts what was planned into transactions of which no two want the same, so that all can be committed at once. Returns
+/// what is left for the next pass, too.
+fn bundles(planned: Vec<(VclusterId, Planned)>) -> (Vec<Bundle>, Vec<VclusterId>) {
+    let mut bundles: Vec<Bundle> = Vec::new();
+    let mut later = Vec::new();
+    for (id, planned) in planned {
+        let claims = claims(&planned);
+        let mut wanting =
+            bundles.iter().enumerate().filter(|(_, b)| !b.claims.is_disjoint(&claims)).map(|(index, _)| index);
+        let (first, second) = (wanting.next(), wanting.next());
+        let at = match (first, second) {
+            (None, _) => match bundles.last() {
+                Some(last) if last.has_room_for(&planned) => bundles.len() - 1,
+                _ => {
+                    bundles.push(Bundle::default());
+                    bundles.len() - 1
+                }
+            },
+            (Some(index), None)
+                if bundles[index].has_room_for(&planned) && !bundles[index].moves && !planned.moves() =>
+            {
+                index
+            }
+            _ => {
+                later.push(id);
+                continue;
+            }
+        };
+        bundles[at].add(id, planned, claims);
+    }
+    (bundles, later)
 }
 
 impl Planner {
@@ -35,76 +113,116 @@ impl Planner {
     pub async fn run(self) {
         let mut changes = self.view.subscribe();
         loop {
-            let dirty = self.view.take_dirty();
+            let dirty: Vec<VclusterId> = self.view.take_dirty().into_iter().collect();
             if dirty.is_empty() {
                 if changes.changed().await.is_err() {
                     return;
                 }
                 continue;
             }
-            for id in dirty {
-                if let Err(error) = self.plan_one(id).await {
-                    tracing::warn!(vcluster = %id, %error, "cannot write a plan now; trying again");
-                    self.view.mark_dirty(id);
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
+            for ids in dirty.chunks(PASS) {
+                self.pass(ids).await;
             }
         }
     }
 
-    async fn plan_one(&self, id: VclusterId) -> Result<(), StoreError> {
-        loop {
-            let planned = self.view.read(|cluster| plan(cluster, &self.policy, id));
-            self.view.set_waiting(id, planned.waiting.clone());
-            match self.commit(id, planned).await? {
-                Committed::Nothing => return Ok(()),
-                Committed::Done => {}
-                // The picture is behind: what it lacks is on its way.
-                Committed::Conflict => {
-                    let mut changes = self.view.subscribe();
-                    let _ = tokio::time::timeout(Duration::from_millis(200), changes.changed()).await;
+    /// Plans some vclusters from one picture and commits what comes of it. What was written makes them dirty again, until
+    /// there is nothing left to write.
+    async fn pass(&self, ids: &[VclusterId]) {
+        let planned: Vec<(VclusterId, Planned)> = self.view.read(|cluster| {
+            let mut pass = Pass::new(cluster, &self.policy, ids.len() > 1);
+            ids.iter().map(|id| (*id, pass.plan(*id))).collect()
+        });
+        for (id, planned) in &planned {
+            self.view.set_waiting(*id, &planned.waiting);
+        }
+        let planned = planned.into_iter().filter(|(_, planned)| !planned.decisions.is_empty()).collect();
+        let (bundles, later) = bundles(planned);
+        later.into_iter().for_each(|id| self.view.mark_dirty(id));
+        let committed = join_all(bundles.into_iter().map(|bundle| self.commit(bundle))).await;
+        let (mut reached, mut conflict, mut failed) = (None, false, false);
+        for (ids, outcome) in committed {
+            match outcome {
+                Ok(Outcome::Committed { revision }) => {
+                    reached = reached.max(Some(revision));
+                    continue;
+                }
+                Ok(Outcome::Conflict) => conflict = true,
+                Err(error) => {
+                    tracing::warn!(vclusters = ids.len(), %error, "cannot write plans now; trying again");
+                    failed = true;
                 }
             }
+            ids.into_iter().for_each(|id| self.view.mark_dirty(id));
+        }
+        if let Some(revision) = reached {
+            self.view.reached(revision).await;
+        }
+        if failed {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        } else if conflict && reached.is_none() {
+            // The picture is behind: what it lacks is on its way.
+            let mut changes = self.view.subscribe();
+            let _ = tokio::time::timeout(Duration::from_millis(200), changes.changed()).await;
         }
     }
 
-    async fn commit(&self, id: VclusterId, planned: Planned) -> Result<Committed, StoreError> {
-        if planned.decisions.is_empty() {
-            return Ok(Committed::Nothing);
-        }
-        let count = planned.decisions.len();
-        let txn = self.transaction(id, planned)?;
+    async fn commit(&self, bundle: Bundle) -> (Vec<VclusterId>, Result<Outcome, StoreError>) {
+        let ids: Vec<VclusterId> = bundle.members.iter().map(|(id, _)| *id).collect();
+        let txn = match self.transaction(bundle) {
+            Ok(txn) => txn,
+            Err(error) => return (ids, Err(error)),
+        };
+        let writes = txn.writes.len();
         fail::before("plan");
-        match self.store.txn(txn).await? {
-            Outcome::Committed { revision } => {
-                fail::after("plan");
-                tracing::debug!(vcluster = %id, writes = count, revision, "planned");
-                self.view.reached(revision).await;
-                Ok(Committed::Done)
-            }
-            Outcome::Conflict => Ok(Committed::Conflict),
+        let outcome = self.store.txn(txn).await;
+        if let Ok(Outcome::Committed { revision }) = outcome {
+            fail::after("plan");
+            tracing::debug!(vclusters = ids.len(), first = %ids[0], writes, revision, "planned");
         }
+        (ids, outcome)
     }
 
-    fn transaction(&self, id: VclusterId, planned: Planned) -> Result<Txn, StoreError> {
+    fn transaction(&self, bundle: Bundle) -> Result<Txn, StoreError> {
         let key = |key: &Key| self.keys.write(key);
-        let mut txn = Txn::new().when(Compare::as_read(key(&Key::Spec(id)), planned.spec_revision));
-        if let Some(revision) = planned.network_taken {
-            let counter = key(&Key::NetworkAlloc);
-            txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
+        let mut txn = Txn::new();
+        let mut counted = HashSet::new();
+        let mut gone: BTreeMap<UserName, Usage> = BTreeMap::new();
+        for (id, planned) in bundle.members {
+            txn = txn.when(Compare::as_read(key(&Key::Spec(id)), planned.spec_revision));
+            let networks = planned.network_taken.map(|revision| (Key::NetworkAlloc, revision));
+            let hosts = planned.placed_on.into_iter().map(|(host, revision)| (Key::HostAlloc(host), revision));
+            for (counter, revision) in networks.into_iter().chain(hosts) {
+                let counter = key(&counter);
+                // Members share counters: all of them were planned from the same picture.
+                if counted.insert(counter.clone()) {
+                    txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
+                }
+            }
+            let deletes_network = planned.decisions.iter().any(|d| matches!(d, Decision::DeleteNetwork { .. }));
+            let forgets = planned.decisions.iter().any(|d| matches!(d, Decision::ForgetVcluster { .. }));
+            if forgets && !deletes_network {
+                // Decided from a picture without a network: one that is there all the same would stay for ever.
+                txn = txn.when(Compare::Absent { key: key(&Key::Network(id)) });
+            }
+            for decision in planned.decisions {
+                // What nobody asked for has no name and is in no sum.
+                if let Decision::ForgetVcluster { spec } = &decision
+                    && spec.value.warm.is_none()
+                {
+                    let name = Key::Name(spec.value.owner.clone(), spec.value.name.clone());
+                    txn = txn.delete(key(&name));
+                    let sum = gone.entry(spec.value.owner.clone()).or_default();
+                    *sum = sum.plus(Usage::of(&spec.value));
+                }
+                txn = self.add(txn, decision)?;
+            }
         }
-        for (host, revision) in planned.placed_on {
-            let counter = key(&Key::HostAlloc(host));
-            txn = txn.when(Compare::as_read(counter.clone(), revision)).put(counter, &id)?;
-        }
-        let deletes_network = planned.decisions.iter().any(|d| matches!(d, Decision::DeleteNetwork { .. }));
-        let forgets = planned.decisions.iter().any(|d| matches!(d, Decision::ForgetVcluster { .. }));
-        if forgets && !deletes_network {
-            // Decided from a picture without a network: one that is there all the same would stay for ever.
-            txn = txn.when(Compare::Absent { key: key(&Key::Network(id)) });
-        }
-        for decision in planned.decisions {
-            txn = self.add(txn, decision)?;
+        for (owner, gone) in gone {
+            let usage = self.view.read(|cluster| cluster.usage(&owner).cloned());
+            let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
+            let at = key(&Key::Usage(owner));
+            txn = txn.when(Compare::as_read(at.clone(), usage.map(|u| u.revision))).put(at, &left)?;
         }
         Ok(txn)
     }
@@ -149,22 +267,8 @@ impl Planner {
                 let at = key(Key::Move(node));
                 txn.when(Compare::Unchanged { key: at.clone(), revision }).delete(at)
             }
-            Decision::ForgetVcluster { spec } => {
-                let owner = &spec.value.owner;
-                let usage = self.view.read(|cluster| cluster.usage(owner).cloned());
-                let gone = Usage::of(&spec.value);
-                let left = usage.as_ref().map_or_else(Usage::default, |u| u.value.minus(gone));
-                let usage_key = key(Key::Usage(owner.clone()));
-                let txn = txn.delete(key(Key::Spec(spec.value.id)));
-                // What nobody asked for has no name and is in no sum.
-                if spec.value.warm.is_some() {
-                    txn
-                } else {
-                    txn.when(Compare::as_read(usage_key.clone(), usage.map(|u| u.revision)))
-                        .put(usage_key, &left)?
-                        .delete(key(Key::Name(owner.clone(), spec.value.name.clone())))
-                }
-            }
+            // Its name and its owner's usage go apart.
+            Decision::ForgetVcluster { spec } => txn.delete(key(Key::Spec(spec.value.id))),
         })
     }
 }

@@ -11,7 +11,7 @@ use docklet_types::master::MasterReport;
 use docklet_types::name::HostName;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ impl ClusterView {
     /// Where the store does not answer.
     pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
         let prefix = keys.root().to_owned();
-        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), held: HashSet::new() };
+        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new() };
         Ok(Arc::new(Self {
             mirror: Mirror::start(store, prefix, fold).await?,
             waiting: RwLock::default(),
@@ -101,10 +101,10 @@ impl ClusterView {
         self.mirror.write(|fold| fold.cluster.mark_dirty(id));
     }
 
-    pub(crate) fn set_waiting(&self, id: VclusterId, waiting: Waiting) {
+    pub(crate) fn set_waiting(&self, id: VclusterId, waiting: &Waiting) {
         let mut all = self.waiting.write();
         let changed = match all.get(&id) {
-            Some(old) => *old != waiting,
+            Some(old) => old != waiting,
             None => !waiting.is_empty(),
         };
         if !changed {
@@ -113,9 +113,10 @@ impl ClusterView {
         if waiting.is_empty() {
             all.remove(&id);
         } else {
-            all.insert(id, waiting);
+            all.insert(id, waiting.clone());
         }
         drop(all);
+        self.mirror.write(|fold| fold.cluster.mark_changed(id));
         self.waiting_changed.send_modify(|n| *n += 1);
     }
 }
@@ -125,7 +126,6 @@ struct Fold {
     keys: Keys,
     cluster: Cluster,
     masters: BTreeMap<HostName, MasterReport>,
-    held: HashSet<String>,
 }
 
 fn document<T: DeserializeOwned>(key: &str, value: Option<&[u8]>, revision: i64) -> Result<Option<Rev<T>>, ()> {
@@ -178,16 +178,11 @@ impl View for Fold {
             };
         } else if let Some(change) = self.change(key, value, revision) {
             self.cluster.apply(change);
-        } else {
-            return;
         }
-        match value {
-            Some(_) => self.held.insert(key.to_owned()),
-            None => self.held.remove(key),
-        };
     }
 
+    /// It begins empty.
     fn keys(&self) -> Vec<String> {
-        self.held.iter().cloned().collect()
+        Vec::new()
     }
 }

@@ -7,6 +7,7 @@ mod docklet;
 mod floor;
 mod launch;
 mod many;
+mod planner;
 mod proxy;
 mod stats;
 mod terminal;
@@ -41,6 +42,8 @@ enum Command {
     /// What is asked by `proxy` in the node.
     #[command(hide = true)]
     Upstream(proxy::upstream::Options),
+    /// The planner and its store at scale: the real master and etcd under thousands of simulated hosts.
+    Planner(planner::Options),
     /// Becomes one container of the floor; its description is on standard input.
     #[command(hide = true)]
     FloorNode,
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Proxy(options) => as_root(proxy::run(options)),
         Command::Terminal(options) => as_root(terminal::run(options)),
         Command::Upstream(options) => run(proxy::upstream::run(&options)),
+        Command::Planner(options) => planner(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +93,11 @@ async fn interrupted() -> std::io::Result<()> {
     }
     eprintln!("docklet-bench: interrupted; removing what was made");
     Ok(())
+}
+
+fn planner(options: &planner::Options) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(planner::run(options)).map_err(|e| chain(&e))
 }
 
 /// An error with its causes on one line.

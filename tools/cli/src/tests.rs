@@ -233,7 +233,7 @@ fn a_step_is_one_line() {
     let step = StepView { step: Step::Boot, done: 7, total: 10, started_millis: 31, millis: 620, finished: false };
     assert_eq!(progress::line(&step), "  boot      ━━━━━━━───    7/10   620 ms");
     let none = StepView { step: Step::Stop, done: 0, total: 0, started_millis: 0, millis: 0, finished: true };
-    assert_eq!(progress::line(&none), "✓ stop     ━━━━━━━━━━    0/0    0 ms");
+    assert_eq!(progress::line(&none), "✓ stop      ━━━━━━━━━━    0/0    0 ms");
 }
 
 #[test]

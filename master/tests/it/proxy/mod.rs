@@ -22,7 +22,7 @@ use docklet_master::auth::Sessions;
 use docklet_master::auth::token::TokenHash;
 use docklet_master::proxy::address::{AppAddress, Public};
 use docklet_master::proxy::agent::{AccessError, NodeAccess, NodeStream, ShellName, WindowSize};
-use docklet_master::proxy::routes::{RouteTable, RouteTarget, SharedRoutes};
+use docklet_master::proxy::routes::{RouteName, RouteTarget, Routes};
 use docklet_master::proxy::{Limits, Parts, Proxy};
 use docklet_master_db::Db;
 use docklet_master_db::sessions::SessionKind;
@@ -99,6 +99,16 @@ impl NodeAccess for FakeNodes {
     }
 }
 
+/// Routes as a test makes them.
+#[derive(Default)]
+pub struct KnownRoutes(Mutex<HashMap<RouteName, RouteTarget>>);
+
+impl Routes for KnownRoutes {
+    fn find(&self, name: &RouteName) -> Option<RouteTarget> {
+        self.0.lock().get(name).cloned()
+    }
+}
+
 /// An account that is signed in to the portal.
 pub struct Person {
     pub id: UserId,
@@ -119,7 +129,7 @@ pub struct Door {
     pub sessions: Sessions,
     pub db: Db,
     pub nodes: Arc<FakeNodes>,
-    pub routes: Arc<SharedRoutes>,
+    pub routes: Arc<KnownRoutes>,
     pub proxy: Arc<Proxy>,
     known: Mutex<Vec<(AppAddress, RouteTarget)>>,
     server: ServerHandle,
@@ -139,7 +149,7 @@ impl Door {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let public = Public::new(&format!("http://localhost:{}", at.port()), "localhost").unwrap();
-        let (nodes, routes) = (Arc::new(FakeNodes::default()), Arc::new(SharedRoutes::default()));
+        let (nodes, routes) = (Arc::new(FakeNodes::default()), Arc::new(KnownRoutes::default()));
         let proxy = Proxy::new(Parts {
             public: public.clone(),
             routes: Arc::clone(&routes) as _,
@@ -189,11 +199,10 @@ impl Door {
         let mut known = self.known.lock();
         known.retain(|(other, _)| other.user != app.user);
         known.push((app.clone(), RouteTarget { node, host: "host1".parse().unwrap(), agent: None }));
-        let table: RouteTable = known
+        *self.routes.0.lock() = known
             .iter()
             .map(|(app, target)| ((app.user.clone(), app.vcluster.clone(), app.node.clone()), target.clone()))
             .collect();
-        self.routes.replace(table);
         self.nodes.set_running(node, true);
         (node, app)
     }
