@@ -30,8 +30,8 @@ use self::hosts::{Fleet, HostsError};
 use self::site::{Process, Site, SiteError};
 use crate::stats::Machine;
 
-/// Hosts that share a connection. Each real one has its own; etcd 3.4 slows down with hundreds of streams on one that is
-/// encrypted (its write scheduler looks at all of them).
+/// Hosts that share a connection. Each real one has its own; with hundreds of watches on one etcd 3.4 was seen to take
+/// most of a core and to answer late. Why is not known.
 const ON_A_CONNECTION: usize = 20;
 /// Clients that fill the store at the same time.
 const FILLERS: usize = 16;
