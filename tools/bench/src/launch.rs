@@ -1,4 +1,4 @@
-//! `docklet-bench launch`: rounds of both sides in turn, and the report.
+//! `docklet-bench launch`: rounds of all sides in turn, and the report.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::docklet::{Docklet, DockletError, Server};
 use crate::floor::{Floor, FloorError};
 use crate::interrupted;
-use crate::stats::{Machine, Ratio, Side};
+use crate::lxd::{self, Lxd, LxdError};
+use crate::stats::{Machine, Ratio, Side, version};
 
 /// Between two measurements, for what the kernel takes down in the background.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -38,7 +39,10 @@ pub struct Options {
     pub json: bool,
     #[command(flatten)]
     pub server: Server,
-    /// Measure only the floor, on these unpacked layers (lowest first); no server is needed.
+    /// Leave LXD out where it is installed.
+    #[arg(long)]
+    pub no_lxd: bool,
+    /// Measure without Docklet, on these unpacked layers (lowest first); no server is needed.
     #[arg(long = "layer", value_name = "DIR")]
     pub layers: Vec<PathBuf>,
     /// Seconds until nodes must be ready or gone.
@@ -52,6 +56,8 @@ pub enum LaunchError {
     Docklet(#[from] DockletError),
     #[error("floor")]
     Floor(#[from] FloorError),
+    #[error("lxd")]
+    Lxd(#[from] LxdError),
     #[error("signals cannot be received")]
     Signals(#[source] std::io::Error),
     #[error("interrupted; everything made was removed")]
@@ -63,9 +69,17 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     docklet: Option<Side>,
     floor: Side,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lxd: Option<Side>,
     /// Docklet's medians over the floor's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<Ratio>,
+    /// Docklet's medians over LXD's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lxd_ratio: Option<Ratio>,
+    /// Why LXD is not among the sides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lxd_left_out: Option<&'static str>,
     nodes: u32,
     rounds: u32,
     image: String,
@@ -74,21 +88,31 @@ struct Report {
     machine: Machine,
 }
 
-/// Measures and prints. Both sides are cleaned up whatever happens.
+/// The sides that were set up so far, so that whatever happens they can be removed. The floor always takes part.
+#[derive(Default)]
+struct Sides {
+    docklet: Option<Docklet>,
+    floor: Option<Floor>,
+    lxd: Option<Lxd>,
+}
+
+/// Measures and prints. All sides are cleaned up whatever happens.
 pub async fn run(options: &Options) -> Result<(), LaunchError> {
-    let mut docklet = match options.layers.is_empty() {
-        true => Some(Docklet::sign_in(options).await?),
-        false => None,
-    };
-    let mut floor = None;
+    let mut sides = Sides::default();
+    if options.layers.is_empty() {
+        sides.docklet = Some(Docklet::sign_in(options).await?);
+    }
     let measured = tokio::select! {
-        measured = measure(options, &mut docklet, &mut floor) => measured,
+        measured = measure(options, &mut sides) => measured,
         stopped = interrupted() => stopped.map_err(LaunchError::Signals).and(Err(LaunchError::Interrupted)),
     };
-    if let Some(floor) = floor {
+    if let Some(lxd) = sides.lxd {
+        lxd.remove().await;
+    }
+    if let Some(floor) = sides.floor {
         floor.remove().await;
     }
-    if let Some(mut docklet) = docklet {
+    if let Some(mut docklet) = sides.docklet {
         docklet.clean().await;
     }
     let report = measured?;
@@ -100,62 +124,70 @@ pub async fn run(options: &Options) -> Result<(), LaunchError> {
     Ok(())
 }
 
-async fn measure(
-    options: &Options,
-    docklet: &mut Option<Docklet>,
-    floor: &mut Option<Floor>,
-) -> Result<Report, LaunchError> {
+/// LXD's program, or why it does not take part.
+fn peer(options: &Options) -> Result<PathBuf, &'static str> {
+    if options.no_lxd {
+        return Err("LXD was left out, as asked (--no-lxd)");
+    }
+    lxd::find().ok_or("LXD is not installed, and was left out: apt install lxd")
+}
+
+async fn measure(options: &Options, sides: &mut Sides) -> Result<Report, LaunchError> {
     let say = |text: &str| eprintln!("{text}");
-    let layers = match docklet {
+    let peer = peer(options);
+    let layers = match &mut sides.docklet {
         Some(docklet) => {
             say("warm-up: one node of Docklet, which unpacks the image");
             docklet.warm_up(&options.server.fs_prefix).await?
         }
         None => options.layers.clone(),
     };
-    let floor = floor.insert(Floor::prepare(options, layers).await?);
-    // The first containers after a boot load kernel modules; neither side should pay for that.
+    match &peer {
+        Ok(program) => {
+            say("warm-up: an LXD of our own, which imports the image");
+            let lxd = Lxd::start(options, program.clone(), layers.clone()).await?;
+            sides.lxd.insert(lxd).set_up(options.timeout).await?;
+        }
+        Err(why) => say(why),
+    }
+    let floor = sides.floor.insert(Floor::prepare(options, layers).await?);
+    // The first containers after a boot load kernel modules, and LXD's first unpacks the image; no round should pay.
     floor.round(1, options.timeout).await?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    if let Some(lxd) = &sides.lxd {
+        lxd.round(1, options.timeout).await?;
+    }
+    let (mut ours, mut least, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        // Who goes first changes, so that neither always finds the caches the other warmed.
-        for turn in 0..2 {
+        // Who goes first changes, so that nobody always finds the caches another warmed.
+        for turn in 0..3 {
             tokio::time::sleep(SETTLE).await;
-            if (round + turn) % 2 == 0 {
-                let Some(docklet) = docklet.as_mut() else { continue };
-                let (ready, gone) = docklet.round().await?;
-                say(&format!(
-                    "round {}/{}: docklet  ready {:.3} s  gone {:.3} s",
-                    round + 1,
-                    options.rounds,
-                    ready.as_secs_f64(),
-                    gone.as_secs_f64()
-                ));
-                ours.push((ready, gone));
-            } else {
-                let (ready, gone) = floor.round(options.nodes, options.timeout).await?;
-                say(&format!(
-                    "round {}/{}: floor    ready {:.3} s  gone {:.3} s",
-                    round + 1,
-                    options.rounds,
-                    ready.as_secs_f64(),
-                    gone.as_secs_f64()
-                ));
-                theirs.push((ready, gone));
-            }
+            let (name, took, (ready, gone)) = match ((round + turn) % 3, &mut sides.docklet, &sides.lxd) {
+                (0, Some(docklet), _) => ("docklet", &mut ours, docklet.round().await?),
+                (1, ..) => ("floor", &mut least, floor.round(options.nodes, options.timeout).await?),
+                (2, _, Some(lxd)) => ("lxd", &mut theirs, lxd.round(options.nodes, options.timeout).await?),
+                _ => continue,
+            };
+            let (round, rounds) = (round + 1, options.rounds);
+            let (ready_s, gone_s) = (ready.as_secs_f64(), gone.as_secs_f64());
+            say(&format!("round {round}/{rounds}: {name:<8} ready {ready_s:.3} s  gone {gone_s:.3} s"));
+            took.push((ready, gone));
         }
     }
-    let theirs = Side::of(&theirs);
-    let ours = docklet.as_ref().map(|_| Side::of(&ours));
+    let least = Side::of(&least);
+    let ours = sides.docklet.as_ref().map(|_| Side::of(&ours));
+    let theirs = sides.lxd.as_ref().map(|_| Side::of(&theirs));
     Ok(Report {
-        ratio: ours.as_ref().map(|ours| Ratio::of(ours, &theirs)),
+        ratio: ours.as_ref().map(|ours| Ratio::of(ours, &least)),
+        lxd_ratio: ours.as_ref().zip(theirs.as_ref()).map(|(ours, theirs)| Ratio::of(ours, theirs)),
         docklet: ours,
-        floor: theirs,
+        floor: least,
+        lxd: theirs,
+        lxd_left_out: peer.as_ref().err().copied(),
         nodes: options.nodes,
         rounds: options.rounds,
         image: if options.layers.is_empty() { options.image.clone() } else { "(layers given)".to_owned() },
         floor_idmap: floor.idmap(),
-        machine: Machine::look(),
+        machine: Machine { lxd: peer.as_deref().ok().map(version), ..Machine::look() },
     })
 }
 
@@ -175,9 +207,13 @@ fn table(report: &Report) -> String {
         table.add_row(side("docklet", docklet));
     }
     table.add_row(side("lxc-start", &report.floor));
-    if let Some(ratio) = &report.ratio {
+    if let Some(lxd) = &report.lxd {
+        table.add_row(side("lxd", lxd));
+    }
+    for (name, ratio) in [("docklet / lxc-start", &report.ratio), ("docklet / lxd", &report.lxd_ratio)] {
+        let Some(ratio) = ratio else { continue };
         table.add_row([
-            String::from("ratio"),
+            name.to_owned(),
             format!("{:.2}", ratio.ready),
             String::new(),
             String::new(),
@@ -188,8 +224,12 @@ fn table(report: &Report) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let m = &report.machine;
+    let lxd = match (&m.lxd, report.lxd_left_out) {
+        (Some(version), _) => format!(", LXD {version}"),
+        (None, why) => why.map_or_else(String::new, |why| format!("\n{why}")),
+    };
     format!(
-        "{table}\nmedians of {} rounds · {} CPUs ({}), {} MiB, kernel {}, LXC {}, cgroup {}",
-        report.rounds, m.cpus, m.cpu_model, m.memory_mib, m.kernel, m.lxc, m.cgroup
+        "{table}\nmedians of {} rounds · {} CPUs ({}), {} MiB, kernel {}, cgroup {}, LXC {}{lxd}",
+        report.rounds, m.cpus, m.cpu_model, m.memory_mib, m.kernel, m.cgroup, m.lxc
     )
 }

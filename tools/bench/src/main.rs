@@ -1,11 +1,12 @@
-//! `docklet-bench`: measures Docklet against the floor, the least work that gives the same result.
+//! `docklet-bench`: measures Docklet against the floor, the least work that gives the same result, and against LXD.
 //!
-//! Both sides run in one process run, in turns, so that a machine that is slow today is slow for both. Everything that
+//! All sides run in one process run, in turns, so that a machine that is slow today is slow for all. Everything that
 //! a run makes it removes again, on errors and on Ctrl-C too.
 
 mod docklet;
 mod floor;
 mod launch;
+mod lxd;
 mod many;
 mod planner;
 mod proxy;
@@ -30,7 +31,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All nodes of a vcluster ready, and all gone: Docklet through its REST API, and plain lxc-start on the same image.
+    /// All nodes of a vcluster ready, and all gone: Docklet through its REST API, plain lxc-start on the same image, and
+    /// LXD where it is installed.
     Launch(launch::Options),
     /// Very many nodes: what each batch takes, and what the daemons need while all run.
     Many(many::Options),
@@ -47,12 +49,16 @@ enum Command {
     /// Becomes one container of the floor; its description is on standard input.
     #[command(hide = true)]
     FloorNode,
+    /// Runs LXD's daemon as the first process of its namespaces; its description is on standard input.
+    #[command(hide = true)]
+    LxdDaemon,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         // Namespaces are entered before any thread is made.
         Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
+        Command::LxdDaemon => lxd::stage::run().map_err(|e| chain(&e)),
         Command::Launch(options) => as_root(launch::run(&options)),
         Command::Many(options) => run(many::run(&options)),
         Command::Proxy(options) => as_root(proxy::run(options)),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Side {
     }
 }
 
-/// How many times the floor Docklet takes, by medians.
+/// How many times another side Docklet takes, by medians.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ratio {
     pub ready: f64,
@@ -58,11 +59,11 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    pub fn of(side: &Side, floor: &Side) -> Self {
+    pub fn of(side: &Side, other: &Side) -> Self {
         let ratio = |a: f64, b: f64| if b > 0.0 { (a / b * 1e3).round() / 1e3 } else { f64::NAN };
         Self {
-            ready: ratio(side.ready_s.median, floor.ready_s.median),
-            gone: ratio(side.gone_s.median, floor.gone_s.median),
+            ready: ratio(side.ready_s.median, other.ready_s.median),
+            gone: ratio(side.gone_s.median, other.gone_s.median),
         }
     }
 }
@@ -74,6 +75,9 @@ pub struct Machine {
     pub memory_mib: u64,
     pub kernel: String,
     pub lxc: String,
+    /// Only where it took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lxd: Option<String>,
     pub cgroup: &'static str,
 }
 
@@ -88,19 +92,22 @@ impl Machine {
         };
         let memory_kib: u64 =
             field("/proc/meminfo", "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let lxc = Command::new("lxc-start")
-            .arg("--version")
-            .output()
-            .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             cpu_model: field("/proc/cpuinfo", "model name"),
             memory_mib: memory_kib / 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-            lxc: lxc.unwrap_or_default(),
+            lxc: version(Path::new("lxc-start")),
+            lxd: None,
             cgroup: if fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false) { "v2" } else { "v1" },
         }
     }
+}
+
+/// What a program answers to `--version`; empty where it cannot be run.
+pub fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -18,13 +18,18 @@ pub fn covers(text: &str, range: IdRange) -> bool {
     })
 }
 
+pub fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// The container's init: the child that is process 1 of a namespace of its own.
 pub fn init_below(monitor: u32) -> Option<i32> {
-    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).ok()?;
-    children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
+    children(monitor).into_iter().map(u32::cast_signed).find(|pid| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let own = status.lines().find_map(|l| l.strip_prefix("NSpid:"));
-        own.is_some_and(|numbers| numbers.split_whitespace().nth(1) == Some("1"))
+        // Its numbers in all namespaces that it is in, the innermost last.
+        own.is_some_and(|numbers| numbers.split_whitespace().last() == Some("1"))
     })
 }
 

@@ -7,7 +7,7 @@
 //! Bridge and cables live in a network namespace of their own, mounts in one per container: they end with their
 //! processes, whatever becomes of this one.
 
-mod look;
+pub mod look;
 pub mod stage;
 
 use docklet_types::id::IdRange;
@@ -28,9 +28,9 @@ use crate::launch::Options;
 
 const BRIDGE: &str = "floor0";
 /// Of our directories' names; the process id follows.
-const PREFIX: &str = "docklet-bench-";
+pub const PREFIX: &str = "docklet-bench-";
 /// How often the containers that are not ready are looked at: far below what is measured.
-const LOOK: Duration = Duration::from_millis(3);
+pub const LOOK: Duration = Duration::from_millis(3);
 
 /// The last range there is: no user of an installation has it.
 const LAST_RANGE: IdRange = match IdRange::new(IdRange::MAX_INDEX) {
@@ -346,7 +346,7 @@ impl Floor {
 }
 
 /// Removes the directories of runs that were killed and could not do it themselves.
-fn sweep(base: &Path) {
+pub fn sweep(base: &Path) {
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
     for entry in entries {
         let owner = entry.file_name().to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse::<u32>().ok());
@@ -375,7 +375,7 @@ fn map_ids(pid: u32, range: IdRange) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/gid_map"), &map)
 }
 
-fn command(command: &mut Command) -> Result<()> {
+pub fn command(command: &mut Command) -> Result<()> {
     let text = format!("{:?}", command.get_program());
     let output = command.stdin(Stdio::null()).output().attempting(|| format!("run {text}"))?;
     if output.status.success() {

@@ -40,7 +40,7 @@ pub struct StageError {
     source: io::Error,
 }
 
-fn attempt<T, E: Into<io::Error>>(what: impl Into<String>, result: Result<T, E>) -> Result<T, StageError> {
+pub fn attempt<T, E: Into<io::Error>>(what: impl Into<String>, result: Result<T, E>) -> Result<T, StageError> {
     result.map_err(|e| StageError { what: what.into(), source: e.into() })
 }
 
@@ -85,14 +85,8 @@ fn root(request: &Request, users: &File) -> Result<(), StageError> {
         ),
     )?;
     attempt("enter the stage", std::env::set_current_dir(&request.stage))?;
-    // liblxc looks for the bridge in /sys/class/net, which shows the network namespace that /sys was mounted in.
     attempt("make a mount point", fs::create_dir("c"))?;
-    attempt("keep the cgroups", mount(Some("/sys/fs/cgroup"), "c", none, MsFlags::MS_BIND | MsFlags::MS_REC, none))?;
-    attempt(
-        "mount /sys",
-        mount(Some("bench"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none),
-    )?;
-    attempt("put the cgroups back", mount(Some("c"), "/sys/fs/cgroup", none, MsFlags::MS_MOVE, none))?;
+    own_sys("c")?;
     let mut lower = Vec::new();
     for (index, layer) in request.layers.iter().enumerate() {
         let name = format!("l{index}");
@@ -112,6 +106,18 @@ fn root(request: &Request, users: &File) -> Result<(), StageError> {
         mount(Some("bench"), "m", Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())),
     )?;
     attempt("leave the stage", std::env::set_current_dir("/"))
+}
+
+/// Mounts /sys anew, with the cgroups, which wait at `aside` meanwhile: liblxc looks for the bridge in /sys/class/net,
+/// which shows the network namespace that /sys was mounted in.
+pub fn own_sys(aside: &str) -> Result<(), StageError> {
+    let none = None::<&str>;
+    attempt("keep the cgroups", mount(Some("/sys/fs/cgroup"), aside, none, MsFlags::MS_BIND | MsFlags::MS_REC, none))?;
+    attempt(
+        "mount /sys",
+        mount(Some("bench"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none),
+    )?;
+    attempt("put the cgroups back", mount(Some(aside), "/sys/fs/cgroup", none, MsFlags::MS_MOVE, none))
 }
 
 /// `struct mount_attr` of linux/mount.h.
