@@ -29,7 +29,7 @@ readonly BUILD_PACKAGES=(
   build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
   protobuf-compiler
 )
-readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping nginx postgresql python3 qemu-system-x86 shellcheck sqlite3)
+readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping lxd nginx postgresql python3 qemu-system-x86 shellcheck sqlite3)
 
 MODE=prepare
 START=no
@@ -130,6 +130,8 @@ disable_unneeded_services() {
       lxc) services=(lxc.service lxc-net.service lxc-monitord.service) ;;
       nginx) services=(nginx.service) ;;
       postgresql) services=(postgresql.service) ;;
+      # docklet-bench starts one of its own, in namespaces.
+      lxd) services=(lxd.service lxd.socket lxd-containers.service) ;;
       glusterfs-server) services=(glusterd.service glustereventsd.service) ;;
       *) continue ;;
     esac
