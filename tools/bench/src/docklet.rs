@@ -27,6 +27,8 @@ pub enum DockletError {
     NoImage(String),
     #[error("image {image:?} is not unpacked at {path} (is this the host that runs the nodes?)")]
     NotUnpacked { image: String, path: PathBuf, source: io::Error },
+    #[error("the server has {warm} nodes booted ahead and not {nodes} (PREBOOT_NODES and DEFAULT_IMAGE of the master)")]
+    NotAhead { warm: u32, nodes: u32 },
     #[error("{path} is not understood")]
     Manifest { path: PathBuf, source: serde_json::Error },
 }
@@ -44,10 +46,12 @@ pub struct Docklet {
     own_session: bool,
     /// A vcluster may be there.
     made: bool,
+    /// Where to sign in before each round, so that nodes are booted ahead.
+    ahead: Option<Server>,
 }
 
 /// Which Docklet is measured.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Server {
     /// Address of the Docklet server.
     #[arg(long, env = "DOCKLET_URL", default_value = "http://localhost:8000")]
@@ -87,6 +91,7 @@ impl Docklet {
             timeout: options.timeout,
             own_session,
             made: false,
+            ahead: options.booted_ahead.then(|| options.server.clone()),
         })
     }
 
@@ -121,8 +126,31 @@ impl Docklet {
     }
 
     pub async fn round(&mut self) -> Result<(Duration, Duration)> {
+        if let Some(server) = &self.ahead {
+            self.wait_for_warm(server).await?;
+        }
         let ready = self.launch(self.nodes).await?;
         Ok((ready, self.remove().await?))
+    }
+
+    /// Signs in, as a person would who is about to make a vcluster, and waits until its nodes are booted and frozen.
+    async fn wait_for_warm(&self, server: &Server) -> Result<()> {
+        let (client, _, own_session) = sign_in(server).await?;
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let warm: u32 = client.hosts().await?.iter().map(|h| h.nodes_warm).sum();
+            if warm >= self.nodes {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(DockletError::NotAhead { warm, nodes: self.nodes });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if own_session {
+            let _ = client.sign_out().await;
+        }
+        Ok(())
     }
 
     /// Unpacks the image on the host by running one node, and returns the directories of its layers, lowest first.

@@ -39,6 +39,9 @@ pub struct Options {
     pub json: bool,
     #[command(flatten)]
     pub server: Server,
+    /// Sign in and wait before each round until the master has booted the nodes ahead (its PREBOOT_NODES).
+    #[arg(long)]
+    pub booted_ahead: bool,
     /// Leave LXD out where it is installed.
     #[arg(long)]
     pub no_lxd: bool,

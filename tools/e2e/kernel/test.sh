@@ -67,12 +67,21 @@ is_ready() { curl --silent --fail --max-time 5 --output /dev/null http://localho
 
 sign_in() { docklet login root </opt/docklet/local/generated_password.txt; }
 
+# How many nodes are booted ahead, and how many others there are.
+ahead() { docklet host show stock -o json | jq --raw-output '"\(.nodes_warm) \(.nodes)"'; }
+are_ahead() { [[ $(ahead) == "$1 "* ]]; }
+stand_still() { same "$(grep -lx 'frozen 1' "$CGROUP"/lxc.payload.dk-*/cgroup.events | wc -l)" 2; }
+
 # ---- A vcluster -----------------------------------------------------------------------------------------------------
 
 create() {
   docklet create demo -n 2 --image small --cpu 0.5 --memory 256m --disk 128m && return
   docklet logs demo
   return 1
+}
+
+was_thawed() {
+  same "$(docklet status demo --timing -o json | jq --raw-output '[.operations[0].steps[].step] | contains(["thaw"])')" true
 }
 
 knows_its_name() { same "$(in_node 1 hostname)" node1; }
@@ -192,6 +201,7 @@ only_the_right_process_notifies() {
 # ---- The end --------------------------------------------------------------------------------------------------------
 
 delete() { docklet delete demo --yes; }
+close_host() { docklet host cordon stock && eventually 30 are_ahead 0; }
 is_clean() { worker audit; }
 no_cgroup_is_left() { same "$(find "$CGROUP" -maxdepth 1 -name 'lxc.*dk-*')" ""; }
 
@@ -210,7 +220,10 @@ before_the_reset() {
   check "docklet-worker check finds nothing that fails" no_check_fails
   check "the portal is ready" eventually 60 is_ready
   check "root signs in" sign_in
+  check "two nodes are booted ahead for root" eventually 60 are_ahead 2
+  check "they stand still" stand_still
   check "docklet create returns with two nodes" create
+  check "they are those that were booted ahead" was_thawed
   check "a node knows its name" knows_its_name
   check "a node's user is root" is_root_inside
   check "one node reaches the other over ssh by its name" reaches_by_name
@@ -238,6 +251,8 @@ after_the_reset() {
   check "they reach each other again" reaches_by_name
   check "their limits are set again" limits_are_set
   check "docklet delete removes the vcluster" delete
+  check "nodes that were booted ahead go when their host is closed" close_host
+  check "nothing of them is left" eventually 30 is_clean
   check "the audit finds nothing left over" is_clean
   check "no control group is left" no_cgroup_is_left
   check "systemctl stops all of it" stop_all

@@ -12,7 +12,7 @@ test('requests and sockets into a node cost no several times of nginx', async ()
 });
 
 test('five nodes are ready and gone in no several times of plain lxc-start', async () => {
-  const done = await command('docklet-bench', ['launch', '--nodes', '5', '--rounds', '3', '--json', '--url', PORTAL, '--fs-prefix', PREFIX]);
+  const done = await command('docklet-bench', ['launch', '--nodes', '5', '--rounds', '3', '--no-lxd', '--json', '--url', PORTAL, '--fs-prefix', PREFIX]);
   assert.equal(done.code, 0, `${done.stdout}\n${done.stderr}`);
   const { ratio, docklet, floor } = JSON.parse(done.stdout);
   const told = `ready ${docklet.ready_s.median} s (floor ${floor.ready_s.median} s), gone ${docklet.gone_s.median} s`;
