@@ -100,7 +100,8 @@ impl Lxd {
     /// Starts the daemon's first process. `set_up` does the rest.
     pub async fn start(options: &Options, lxd: PathBuf, layers: Vec<PathBuf>) -> Result<Self> {
         let local = options.server.fs_prefix.join("local");
-        let base = if local.is_dir() { local } else { PathBuf::from("/var/tmp") };
+        // Without Docklet the floor is in /var/tmp, under the same name.
+        let base = if local.is_dir() { local } else { PathBuf::from("/var/cache") };
         sweep(&base);
         sweep_groups();
         let directory = base.join(format!("{PREFIX}{}", std::process::id()));
