@@ -81,8 +81,24 @@ pub async fn audit(
     name: &HostName,
     copy: &Path,
 ) -> Result<Audit, AuditError> {
-    // The host first: what is removed in between is then found where it no longer is, rather than the other way round
-    // a new node's things without its plan.
+    let mut seen = look(host, store, keys, name, copy).await?;
+    if !seen.findings.is_empty() {
+        // What was just being removed was there when the host was looked at, and in no plan a moment later. What belongs
+        // to nothing still does so at a second look.
+        let again = look(host, store, keys, name, copy).await?;
+        seen.findings.retain(|finding| again.findings.contains(finding));
+    }
+    Ok(seen)
+}
+
+async fn look(
+    host: &dyn Machine,
+    store: &dyn Store,
+    keys: &Keys,
+    name: &HostName,
+    copy: &Path,
+) -> Result<Audit, AuditError> {
+    // The host first: the other way round there would be a new node's things without its plan.
     let objects = host.inventory().await.map_err(AuditError::Inventory)?;
     let (known, reports, plans_from) = match known_to_store(store, keys, name).await {
         Ok((known, reports)) => (known, reports, "store"),

@@ -48,8 +48,12 @@ async function quorumLost(site) {
   assert.equal((await ask('POST', '/vclusters', { name: 'later', nodes: 1, image: 'small' })).status, 503);
   assert.deepEqual(await rows("SELECT name, outcome FROM operations WHERE name = 'later'"), []);
   for (const member of gone) await start(member);
-  // The one that was refused may have been committed by a member that came back: nobody knows, the client asks again.
+  // The one that was refused may have been committed by a member that came back: nobody knows, the client asks again. It
+  // comes before everything that is taken from now on, so that whoever sees this change sees that one, too.
   const back = Date.now();
+  const next = await eventuallyAnswered('POST', '/vclusters', { name: 'next', nodes: 1, image: 'small' });
+  assert.equal(next.status, 202, JSON.stringify(next));
+  assert.ok([202, 204].includes((await eventuallyAnswered('DELETE', '/vclusters/next')).status));
   const again = await eventuallyAnswered('DELETE', '/vclusters/late');
   assert.ok([202, 204, 404].includes(again.status), JSON.stringify(again));
   const took = (Date.now() - back) / 1000;
@@ -57,10 +61,10 @@ async function quorumLost(site) {
   return `503 after ${refused.toFixed(1)} s, changes again after ${took.toFixed(1)} s`;
 }
 
-async function eventuallyAnswered(method, path) {
+async function eventuallyAnswered(method, path, body) {
   let answer;
   await eventually(`${method} ${path} is answered`, async () => {
-    answer = await ask(method, path);
+    answer = await ask(method, path, body);
     return answer.status !== 503;
   });
   return answer;
