@@ -1,11 +1,11 @@
 // Faults, one after the other, on a testbed of three hosts and three members of etcd under a random load; after each the
 // three checks. Ends with `N passed, M failed`.
 //
-//   node tools/e2e/faults/run.mjs [--seed N] [--rounds N] [--short] [scenario…]
+//   node tools/e2e/faults/run.mjs [--seed N] [--rounds N] [--short] [--retries N] [scenario…]
 //
 // The seed, which is printed first, repeats what is done. `--rounds` is for random kills, 1000 where absent. `--short`
-// does those that are quick, a few rounds each. After a failure logs and documents are kept beside the testbed's place;
-// DOCKLET_FAULTS_KEEP leaves everything as it is.
+// does those that are quick, a few rounds each. `--retries` tries what failed so often again, on a new testbed. After a
+// failure logs and documents are kept beside the testbed's place; DOCKLET_FAULTS_KEEP leaves everything as it is.
 
 import { parseArgs } from 'node:util';
 
@@ -17,12 +17,13 @@ import { scenarios } from './scenarios/index.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { seed: { type: 'string' }, rounds: { type: 'string' }, short: { type: 'boolean' } },
+  options: { seed: { type: 'string' }, rounds: { type: 'string' }, short: { type: 'boolean' }, retries: { type: 'string' } },
 });
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
 const rounds = Number(values.rounds ?? (values.short ? 10 : 1000));
+const retries = Number(values.retries ?? 0);
 const unknown = positionals.filter((name) => !scenarios.some((s) => s.name === name));
-if (unknown.length > 0 || !Number.isInteger(seed) || !Number.isInteger(rounds)) {
+if (unknown.length > 0 || !Number.isInteger(seed) || !Number.isInteger(rounds) || !Number.isInteger(retries)) {
   console.error(`run.mjs: unknown: ${unknown}; scenarios are ${scenarios.map((s) => s.name).join(' ')}`);
   process.exit(2);
 }
@@ -47,18 +48,21 @@ async function take() {
   await bed.down();
 }
 
-async function tell(name, work) {
+// Whether it went well. What fails and is tried again is told, and counts only if it fails to the end.
+async function tell(name, work, last = true) {
   const began = Date.now();
   try {
     const said = await work();
     passed += 1;
     console.log(`✔ ${name} (${((Date.now() - began) / 1000).toFixed(1)} s${said ? `; ${said}` : ''})`);
+    return true;
   } catch (error) {
-    failed += 1;
+    if (last) failed += 1;
     if (site) site.broken = true;
-    console.log(`✖ ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+    console.log(`✖ ${name}${last ? '' : ', which is tried again'} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
     for (let cause = error; cause; cause = cause.cause) console.log(String(cause.stack ?? cause).replace(/^/gm, '    '));
     if (site) console.log(`    traces are in ${await bed.keepTraces(name.replaceAll(/[^a-z0-9]+/g, '-').slice(0, 40))}`);
+    return false;
   }
 }
 
@@ -67,7 +71,7 @@ async function main() {
   for (const scenario of chosen) {
     // One of its own for each, so that a scenario does the same alone as among others.
     const random = new Random((seed ^ [...scenario.name].reduce((sum, c) => (Math.imul(sum, 31) + c.charCodeAt(0)) | 0, 7)) >>> 0);
-    await tell(scenario.title, async () => {
+    const once = async () => {
       await bring(scenario, all);
       site.random = random;
       site.load.moves = Boolean(scenario.moves);
@@ -75,7 +79,8 @@ async function main() {
       const said = await scenario.run(site);
       const took = await checks(site);
       return [said, `all as it should be after ${took.toFixed(1)} s`].filter(Boolean).join('; ');
-    });
+    };
+    for (let left = retries; !(await tell(scenario.title, once, left === 0)) && left > 0;) left -= 1;
     if (failed > 0 && process.env.DOCKLET_FAULTS_KEEP) return;
   }
   if (site && !site.broken) {
