@@ -432,7 +432,7 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         allocated: Capacity { cpu_millis: 57_000, memory_mib: 98_304, disk_mib: 409_600 },
         nodes: 42,
         nodes_ready: 41,
-        nodes_warm: 0,
+        nodes_warm: 4,
         checks: vec![
             check("idmapped_mounts", CheckOutcome::Ok, "overlayfs over idmapped layers works"),
             check(
