@@ -226,7 +226,7 @@ pub fn step_words(step: impl Borrow<Step>) -> &'static str {
         Step::Remove => "Clean up",
         Step::Move => "Move",
         Step::Freeze => "Freeze",
-        Step::Thaw => "Thaw what was booted ahead",
+        Step::Thaw => "Thaw the nodes",
         Step::Report => "Hear of the last node",
     }
 }

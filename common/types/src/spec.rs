@@ -130,6 +130,20 @@ impl Usage {
         Self { vclusters: 1, ports, ..Self::of_nodes(&spec.nodes) }
     }
 
+    /// What a vcluster of so many nodes of one size takes, itself included.
+    #[must_use]
+    pub fn of_size(nodes: u32, size: Size) -> Self {
+        let count = u64::from(nodes);
+        Self {
+            vclusters: 1,
+            nodes,
+            cpu_millis: count * u64::from(size.cpu.millis()),
+            memory_mib: count * u64::from(size.memory_mib),
+            disk_mib: count * u64::from(size.disk_mib),
+            ports: 0,
+        }
+    }
+
     /// What these nodes take.
     #[must_use]
     pub fn of_nodes(nodes: &[NodeSpec]) -> Self {

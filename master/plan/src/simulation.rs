@@ -527,6 +527,7 @@ fn a_warm_vcluster_is_booted_frozen_and_taken_over() {
     assert!(!found(&world, 62, 1.0, 100), "its network is too small");
     assert!(found(&world, 3, 0.5, 300), "its hosts have room for larger nodes");
     assert!(!found(&world, 3, 0.5, 3000), "but not for any size");
+    assert!(!found(&world, 3, 1.0, 64), "what is up may hold more than a small one may");
     let taken = world.cluster.warm().next().unwrap().clone();
     world.edit(id, |world, spec| {
         spec.warm = None;

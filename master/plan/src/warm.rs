@@ -39,10 +39,17 @@ pub fn find<'a>(cluster: &'a Cluster, policy: &Policy, asked: Asked<'_>) -> Opti
     })
 }
 
-/// A node that stands still takes any size that its host has room for. One that still boots has the old one.
+/// What a node holds once it is up; the kernel may refuse a limit below that, and a cold node would come up with it.
+const LEAST_MEMORY_MIB: u32 = 128;
+
+/// A node that stands still takes any size that its host has room for, and that holds what it has. One that still boots
+/// has the old one.
 fn can_be_resized(cluster: &Cluster, policy: &Policy, spec: &VclusterSpec, asked: Asked<'_>) -> bool {
     let mut growth: BTreeMap<&HostName, Capacity> = BTreeMap::new();
     let taken = usize::try_from(asked.nodes).unwrap_or(usize::MAX);
+    if asked.size.memory_mib < LEAST_MEMORY_MIB.min(spec.size.memory_mib) {
+        return false;
+    }
     for node in spec.nodes.iter().take(taken) {
         let placed = cluster.node(node.id);
         let frozen = placed.and_then(|p| p.report.as_ref()).filter(|(_, r)| r.value.state == NodeState::Frozen);

@@ -127,20 +127,6 @@ impl NewVcluster {
     }
 }
 
-impl NewVcluster {
-    fn usage(&self) -> Usage {
-        let (nodes, size) = (u64::from(self.nodes), self.size);
-        Usage {
-            vclusters: 1,
-            nodes: self.nodes,
-            cpu_millis: nodes * u64::from(size.cpu.millis()),
-            memory_mib: nodes * u64::from(size.memory_mib),
-            disk_mib: nodes * u64::from(size.disk_mib),
-            ports: 0,
-        }
-    }
-}
-
 pub(super) fn new_node(name: NodeName, image: &ImageRef, size: Size) -> NodeSpec {
     NodeSpec { id: NodeId::from_uuid(Uuid::new_v4()), name, image: image.clone(), size, attempt: 1 }
 }
@@ -186,7 +172,7 @@ impl Vclusters {
         let cap = (user.role == Role::User).then_some(&self.settings.user_cap);
         let (fit, refusal) = self.view.read(|cluster| {
             let used = cluster.usage(owner).map_or_else(Usage::default, |u| *u.value);
-            let refusal = admit::within_cap(cap, used, used.plus(new.usage()))
+            let refusal = admit::within_cap(cap, used, used.plus(Usage::of_size(new.nodes, new.size)))
                 .and_then(|()| admit::fits_some_host(cluster, new.size))
                 .and_then(|()| admit::fits_network(&self.settings.policy, None, new.nodes));
             let fit = place::what_if(cluster, &self.settings.policy, &new.host_labels, new.size, new.nodes);

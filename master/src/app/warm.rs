@@ -126,17 +126,7 @@ impl WarmNodes {
         let settings = &self.vclusters.settings;
         let cap = (user.role == Role::User).then_some(&settings.user_cap);
         let size = settings.default_size;
-        let would = |nodes: u32| {
-            let count = u64::from(nodes);
-            used.plus(Usage {
-                vclusters: 1,
-                nodes,
-                cpu_millis: count * u64::from(size.cpu.millis()),
-                memory_mib: count * u64::from(size.memory_mib),
-                disk_mib: count * u64::from(size.disk_mib),
-                ports: 0,
-            })
-        };
+        let would = |nodes| used.plus(Usage::of_size(nodes, size));
         (1..=self.preboot.nodes).rev().find(|n| admit::within_cap(cap, used, would(*n)).is_ok()).unwrap_or(0)
     }
 
