@@ -1,11 +1,11 @@
 //! What the handlers need, and the server itself.
 
 use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use docklet_master_db::Db;
 use docklet_types::paths::Paths;
 
@@ -22,7 +22,7 @@ use crate::app::vclusters::Vclusters;
 use crate::app::warm::WarmNodes;
 use crate::auth::gate::Gate;
 use crate::auth::{PortalAddress, Sessions};
-use crate::proxy::{Proxy, socket};
+use crate::proxy::{Proxy, front};
 use crate::reconcile::ClusterView;
 
 /// What the handlers need, each of it apart. Cheap to clone.
@@ -90,18 +90,10 @@ impl Parts {
 /// # Errors
 /// The listener cannot be used.
 pub fn serve(parts: Parts, listener: TcpListener) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || {
+    let proxy = Arc::clone(&parts.proxy);
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    front::serve(proxy, listener, threads, move || {
         let parts = parts.clone();
         App::new().configure(move |service| super::configure(service, &parts))
     })
-    // The proxy ends connections whose browser has left, or takes nothing after its sign-in has ended.
-    .on_connect(socket::on_connect)
-    // Open streams and sockets must not hold up a stop.
-    .shutdown_timeout(2)
-    .client_request_timeout(Duration::from_secs(15))
-    .client_disconnect_timeout(Duration::from_secs(5))
-    .keep_alive(Duration::from_secs(75))
-    .disable_signals()
-    .listen(listener)?;
-    Ok(server.run())
 }

@@ -1,40 +1,43 @@
 //! The one public door to everything in the nodes: apps by host name, their sign-in, and terminals.
 //!
-//! Flow of an app's request: `address` reads the host name strictly into names; `visitor` says whose cookie it is (on
-//! every request); `routes` gives the node's id; `upstream` takes or dials a
-//! connection through [`agent::NodeAccess`]; `headers` decides what may pass in each direction; `apps` carries the
-//! bytes, with `plain` where a request has no body, and `tunnel` takes over after a verified 101. `sso` is how the cookie of an app's origin comes to be.
+//! Flow of a connection: [`front`] reads the head of each request (`wire`) and lends the connection to the portal's server
+//! (`portal`) where it is not for an app. For an app, `address` reads the host name strictly into names; `visitor` says
+//! whose cookie it is (on every request); `routes` gives the node's id; `upstream` takes or dials a connection through
+//! [`agent::NodeAccess`]; `headers` decides what may pass in each direction; `exchange` carries the bytes, and `tunnel`
+//! takes over after a verified 101. `sso` is how the cookie of an app's origin comes to be.
 //!
 //! Why a user's content never meets the portal: each app has an origin of its own, the portal's cookie is host-only and
 //! is stripped besides, and what an app sets for a wider domain is narrowed to its own.
 
 pub mod address;
 pub mod agent;
-pub mod apps;
-mod body;
-pub mod headers;
+mod apps;
+mod client;
+mod exchange;
+pub mod front;
+mod headers;
 mod pages;
-mod plain;
+mod portal;
 pub mod routes;
-pub mod socket;
 pub mod sso;
 pub mod terminal;
 mod tunnel;
 mod upstream;
 mod visitor;
+mod wire;
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::RequestHead;
-use actix_web::{guard, web};
+use actix_web::{HttpResponse, guard, web};
 use docklet_types::config::Config;
 
 use self::address::Public;
 use self::agent::NodeAccess;
 use self::routes::Routes;
+use self::wire::request::Head;
 use crate::auth::{PortalAddress, Sessions};
 
 /// What the proxy needs of the rest of the master.
@@ -129,10 +132,10 @@ impl Proxy {
         self.public.app_url(app, path)
     }
 
-    /// Whether the request's host name is one of the apps' (or would be, were it well formed).
-    #[must_use]
-    pub fn is_for_apps(&self, head: &RequestHead) -> bool {
-        address::host_of(head).is_some_and(|host| self.public.is_app_host(host))
+    /// Whether a request is for an app, well formed or not: such a one never sees the portal.
+    fn is_for_apps(&self, head: &Head) -> bool {
+        let hosts = head.all("host").filter_map(|host| std::str::from_utf8(host).ok());
+        hosts.chain(head.authority()).any(|host| self.public.is_app_host(host))
     }
 }
 
@@ -144,20 +147,18 @@ pub fn public_of(config: &Config) -> Result<Public, address::PublicError> {
     Public::new(&config.portal_url, &config.apps_domain)
 }
 
-/// Registers the apps' hosts, `/apps/open` and the terminal. Call it before anything that catches their paths; wrap
-/// no middleware around it that changes bodies.
+/// Registers `/apps/open` and the terminal with the portal's server, which answers nothing else on the apps' hosts. Call
+/// it before anything that catches their paths; wrap no middleware around it that changes bodies.
 pub fn configure(service: &mut web::ServiceConfig, proxy: &Arc<Proxy>) {
     let for_guard = Arc::clone(proxy);
-    let pool = Rc::new(upstream::Pool::new(proxy.limits));
-    let guests = Rc::new(visitor::Guests::default());
+    let is_for_apps =
+        move |head: &RequestHead| address::host_of(head).is_some_and(|host| for_guard.public.is_app_host(host));
     service
+        // The front serves these. What it could not follow to its end, and was refused, ends here.
         .service(
             web::scope("")
-                .guard(guard::fn_guard(move |context| for_guard.is_for_apps(context.head())))
-                .app_data(web::Data::from(Arc::clone(proxy)))
-                .app_data(pool)
-                .app_data(guests)
-                .default_service(web::to(apps::handle)),
+                .guard(guard::fn_guard(move |context| is_for_apps(context.head())))
+                .default_service(web::to(|| async { HttpResponse::MisdirectedRequest().force_close().finish() })),
         )
         .service(
             web::resource("/apps/open").app_data(web::Data::from(Arc::clone(proxy))).route(web::get().to(sso::open)),

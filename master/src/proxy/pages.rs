@@ -2,17 +2,70 @@
 //!
 //! Texts in them are validated names or fixed; nothing of a request is repeated.
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap};
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::HttpResponse;
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use docklet_types::problem::{Code, Problem};
+use http::StatusCode;
 
 use super::address::AppAddress;
 use super::agent::AccessError;
 
-/// Whether the other side is a person's browser opening a page.
-pub fn wants_page(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+/// Whether the other side is a person's browser opening a page, by the values of its `Accept`.
+pub fn wants_page<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
+    accept.filter_map(|value| std::str::from_utf8(value).ok()).any(|value| value.contains("text/html"))
+}
+
+/// The same of a request to the portal.
+pub fn is_page_wanted(headers: &HeaderMap) -> bool {
+    wants_page(headers.get_all(header::ACCEPT).map(HeaderValue::as_bytes))
+}
+
+/// An answer of our own, before it is known who writes it: this proxy on an app's origin, or the portal's server.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    /// Names in lower case; values hold no end of a line.
+    pub fields: Vec<(&'static str, String)>,
+    pub body: String,
+    /// The connection cannot be used for another request.
+    pub close: bool,
+}
+
+impl Reply {
+    /// With the headers of every answer of our own on an app's origin.
+    pub fn new(status: StatusCode) -> Self {
+        let fields = vec![
+            ("cache-control", "no-store".to_owned()),
+            ("referrer-policy", "no-referrer".to_owned()),
+            ("x-content-type-options", "nosniff".to_owned()),
+            ("content-security-policy", POLICY.to_owned()),
+        ];
+        Self { status, fields, body: String::new(), close: false }
+    }
+
+    pub fn see_other(location: &str) -> Self {
+        Self::new(StatusCode::SEE_OTHER).with("location", location.to_owned())
+    }
+
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.fields.push((name, value));
+        self
+    }
+}
+
+impl From<Reply> for HttpResponse {
+    fn from(reply: Reply) -> Self {
+        let status = actix_web::http::StatusCode::from_u16(reply.status.as_u16())
+            .unwrap_or(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = Self::build(status);
+        for (name, value) in reply.fields {
+            response.append_header((name, value));
+        }
+        if reply.close {
+            response.force_close();
+        }
+        response.body(reply.body)
+    }
 }
 
 /// An error as it leaves the proxy: one text for both kinds of reader.
@@ -97,23 +150,27 @@ impl Trouble {
         self
     }
 
-    pub fn answer(&self, headers: &HeaderMap) -> HttpResponse {
+    /// As a page or as problem details.
+    pub fn reply(&self, page: bool) -> Reply {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = HttpResponse::build(status);
-        plain_headers(&mut response);
+        let mut reply = Reply::new(status);
         if let Some(seconds) = self.retry_after {
-            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+            reply = reply.with("retry-after", seconds.to_string());
         }
-        if self.close {
-            response.force_close();
-        }
-        if wants_page(headers) {
-            response.content_type("text/html; charset=utf-8").body(self.page())
+        reply.close = self.close;
+        if page {
+            reply.body = self.page();
+            reply.with("content-type", "text/html; charset=utf-8".to_owned())
         } else {
             let problem = Problem::new(self.code, self.detail.clone());
-            let body = serde_json::to_string(&problem).unwrap_or_default();
-            response.content_type("application/problem+json").body(body)
+            reply.body = serde_json::to_string(&problem).unwrap_or_default();
+            reply.with("content-type", "application/problem+json".to_owned())
         }
+    }
+
+    /// The same from the portal's server.
+    pub fn answer(&self, headers: &HeaderMap) -> HttpResponse {
+        self.reply(is_page_wanted(headers)).into()
     }
 
     fn page(&self) -> String {
@@ -137,14 +194,9 @@ impl Trouble {
 const STYLE: &str = ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0;display:grid;min-height:100vh;place-items:center;\
     background:Canvas;color:CanvasText}main{max-width:32rem;padding:2rem}h1{font-size:1.5rem;margin:0 0 .5rem}a{color:LinkText}";
 
-/// Headers of every answer of our own on an app's origin.
-pub fn plain_headers(response: &mut HttpResponseBuilder) {
-    response
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"));
-}
+/// What pages of our own on an app's origin may do: nothing but be looked at.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'";
 
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

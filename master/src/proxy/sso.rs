@@ -5,18 +5,19 @@
 //! changes it at `/.docklet/open` into a host-only cookie, which ends with the portal's sign-in.
 
 use actix_web::cookie::{Cookie, SameSite};
-use actix_web::http::header::{self, HeaderMap};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::problem::Code;
+use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::Proxy;
 use super::address::AppAddress;
 use super::apps::{OWN_PATHS, is_navigation};
-use super::pages::{Trouble, plain_headers};
+use super::pages::{Reply, Trouble, wants_page};
 use super::visitor;
+use super::wire::request::Head;
 
 /// Where an app's origin takes a ticket.
 pub const REDEEM_PATH: &str = "/.docklet/open";
@@ -50,31 +51,20 @@ fn open_url(proxy: &Proxy, app: &AppAddress, next: &str) -> String {
     format!("{}{OPEN_PATH}?host={}&next={}", proxy.public.portal(), encode(&proxy.public.app_host(app)), encode(next))
 }
 
-fn see_other(location: &str) -> actix_web::HttpResponseBuilder {
-    let mut response = HttpResponse::build(StatusCode::SEE_OTHER);
-    plain_headers(&mut response);
-    response.insert_header((header::LOCATION, location));
-    response
-}
-
 /// The answer on an app's origin to a request without a valid cookie. It is the same whether the app exists or not.
-pub(super) fn ask_to_sign_in(proxy: &Proxy, request: &HttpRequest, app: &AppAddress) -> HttpResponse {
-    let headers = request.headers();
+pub(super) fn ask_to_sign_in(proxy: &Proxy, head: &Head, path: &str, app: &AppAddress) -> Reply {
     // Only opening a page can be led elsewhere and back; a form's content would be lost, a script's request fail oddly.
-    if matches!(*request.method(), Method::GET | Method::HEAD) && is_navigation(headers) {
-        let next = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let next = if is_own_path(next) { next } else { "/" };
-        return see_other(&open_url(proxy, app, next)).finish();
+    if matches!(*head.method(), Method::GET | Method::HEAD) && is_navigation(head) {
+        let next = if is_own_path(path) { path } else { "/" };
+        return Reply::see_other(&open_url(proxy, app, next));
     }
-    let mut trouble = Trouble::new(
+    Trouble::new(
         Code::NotSignedIn,
         "Sign in first",
         "You are signed out. Open the app anew; what a form held must be entered again.",
     )
-    .leading_to("Open the app", open_url(proxy, app, "/"));
-    trouble.close = request.headers().contains_key(header::CONTENT_LENGTH)
-        || request.headers().contains_key(header::TRANSFER_ENCODING);
-    trouble.answer(headers)
+    .leading_to("Open the app", open_url(proxy, app, "/"))
+    .reply(wants_page(head.all("accept")))
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,7 +96,7 @@ pub async fn open(request: HttpRequest, query: web::Query<OpenQuery>, proxy: web
         Ok(Some(visitor)) => visitor,
         Ok(None) => {
             let back = format!("{OPEN_PATH}?host={}&next={}", encode(&public.app_host(&app)), encode(next));
-            return see_other(&format!("{}{SIGN_IN_PATH}?next={}", public.portal(), encode(&back))).finish();
+            return Reply::see_other(&format!("{}{SIGN_IN_PATH}?next={}", public.portal(), encode(&back))).into();
         }
         Err(error) => return unavailable(&error, headers),
     };
@@ -117,7 +107,7 @@ pub async fn open(request: HttpRequest, query: web::Query<OpenQuery>, proxy: web
     match proxy.sessions.issue_app_ticket(visitor.session(), &app.label()).await {
         Ok(ticket) => {
             let path = format!("{REDEEM_PATH}?ticket={}&next={}", ticket.reveal(), encode(next));
-            see_other(&public.app_url(&app, &path)).finish()
+            Reply::see_other(&public.app_url(&app, &path)).into()
         }
         Err(error) => unavailable(&error, headers),
     }
@@ -136,14 +126,14 @@ struct RedeemQuery {
 }
 
 /// `GET /.docklet/open?ticket=<secret>&next=<path>` on an app's origin.
-pub(super) async fn redeem(proxy: &Proxy, request: &HttpRequest, app: &AppAddress) -> HttpResponse {
-    let headers = request.headers();
-    if *request.method() != Method::GET {
+pub(super) async fn redeem(proxy: &Proxy, head: &Head, query: &str, app: &AppAddress) -> Reply {
+    let page = wants_page(head.all("accept"));
+    if *head.method() != Method::GET {
         return Trouble::new(Code::MethodNotAllowed, "Only GET is supported here", "Open the app from the portal.")
             .closing()
-            .answer(headers);
+            .reply(page);
     }
-    let query = web::Query::<RedeemQuery>::from_query(request.query_string()).ok();
+    let query = web::Query::<RedeemQuery>::from_query(query).ok();
     let next = query.as_ref().and_then(|query| query.next.as_deref()).filter(|next| is_own_path(next)).unwrap_or("/");
     let ticket = query.as_ref().map_or("", |query| query.ticket.as_str());
     let secret = match proxy.sessions.redeem_app_ticket(ticket, &app.label()).await {
@@ -152,9 +142,12 @@ pub(super) async fn redeem(proxy: &Proxy, request: &HttpRequest, app: &AppAddres
             let detail = "Such a link is good once and for half a minute.";
             let trouble = Trouble::new(Code::NotAllowed, "This link has expired", detail)
                 .leading_to("Open the app", open_url(proxy, app, next));
-            return trouble.answer(headers);
+            return trouble.reply(page);
         }
-        Err(error) => return unavailable(&error, headers),
+        Err(error) => {
+            visitor::log_failure(&error);
+            return Trouble::unavailable().reply(page);
+        }
     };
     let secure = proxy.public.secure();
     // It ends with the browser, or with the portal's sign-in, whichever is first.
@@ -164,7 +157,7 @@ pub(super) async fn redeem(proxy: &Proxy, request: &HttpRequest, app: &AppAddres
         .secure(secure)
         .same_site(SameSite::Lax)
         .finish();
-    see_other(next).cookie(cookie).finish()
+    Reply::see_other(next).with("set-cookie", cookie.to_string())
 }
 
 #[cfg(test)]

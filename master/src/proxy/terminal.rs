@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,11 +25,12 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Proxy;
 use super::agent::{AccessError, NodeStream, ShellName, WindowSize};
 use super::pages::Trouble;
-use super::socket::{ClientSocket, Heart};
+use super::portal;
 use super::visitor::{self, Visitor};
 use crate::auth::csrf;
 
@@ -93,28 +93,30 @@ pub async fn handle(
     let messages =
         messages.max_frame_size(frame::MAX_PAYLOAD).aggregate_continuations().max_continuation_size(frame::MAX_PAYLOAD);
     let acknowledged = query.flow.as_deref() == Some("ack");
-    let heart = Heart::default();
-    let life = Rc::clone(heart.life());
-    let socket = ClientSocket::of(&request);
+    let connection = request.conn_data::<portal::Handle>().cloned();
+    let body_gone = CancellationToken::new();
+    let gone = body_gone.clone();
     actix_web::rt::spawn(async move {
         proxy.counters.terminals_open.fetch_add(1, Ordering::Relaxed);
         carry(&visitor, stream, session, messages, acknowledged).await;
         proxy.counters.terminals_open.fetch_sub(1, Ordering::Relaxed);
         // A browser that takes nothing does not take the farewell either.
-        if tokio::time::timeout(FAREWELL, life.over()).await.is_err() {
-            socket.end(&life);
+        if tokio::time::timeout(FAREWELL, gone.cancelled()).await.is_err()
+            && let Some(connection) = connection
+        {
+            connection.end();
         }
     });
-    response.map_body(|_, body| Beating { body, _heart: heart }.boxed())
+    response.map_body(|_, body| Watched { body, _gone: body_gone.drop_guard() }.boxed())
 }
 
 /// A body that tells when the server is through with it.
-struct Beating {
+struct Watched {
     body: BoxBody,
-    _heart: Heart,
+    _gone: DropGuard,
 }
 
-impl MessageBody for Beating {
+impl MessageBody for Watched {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {

@@ -5,16 +5,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use docklet_types::id::NodeId;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
 
 use super::agent::{AccessError, NodeStream};
-use super::body::RequestBody;
-use super::plain::Connection;
+use super::client::ROOM;
 use super::routes::RouteTarget;
 use super::{Counters, Limits, Proxy};
 use crate::auth::sessions::Ended;
@@ -28,51 +30,78 @@ pub struct PoolKey {
     pub port: u16,
 }
 
-/// A connection that may be used again.
-pub trait Kept {
-    /// It is open, and nothing is under way on it.
-    fn is_usable(&mut self) -> bool;
+/// A connection to an app.
+pub struct Connection {
+    stream: NodeStream,
+    /// Read and not used yet.
+    pub buffer: BytesMut,
 }
 
-impl Kept for SendRequest<RequestBody> {
-    fn is_usable(&mut self) -> bool {
-        self.is_ready() && !self.is_closed()
+impl Connection {
+    pub fn new(stream: NodeStream) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    /// Open, and the app said nothing unasked. An app that closed is seen without asking the kernel.
+    fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.buffer.is_empty() && self.poll_more(&mut cx, 1).is_pending()
+    }
+
+    pub fn poll_more(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        self.buffer.reserve(room);
+        poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer)
+    }
+
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// The stream, and what was read of it and not used.
+    pub fn into_parts(self) -> (NodeStream, BytesMut) {
+        (self.stream, self.buffer)
     }
 }
 
-impl Kept for Connection {
-    fn is_usable(&mut self) -> bool {
-        self.is_quiet()
-    }
-}
-
-struct Idle<T> {
-    kept: T,
+struct Idle {
+    kept: Connection,
     since: Instant,
     ended: Ended,
 }
 
-impl<T: Kept> Idle<T> {
+impl Idle {
     fn is_good(&mut self, keep: Duration) -> bool {
-        !self.ended.has_ended() && self.since.elapsed() < keep && self.kept.is_usable()
+        !self.ended.has_ended() && self.since.elapsed() < keep && self.kept.is_quiet()
     }
 }
 
-/// Unused connections of one kind.
-struct Shelf<T>(RefCell<HashMap<PoolKey, Vec<Idle<T>>>>);
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self(RefCell::default())
-    }
+/// This thread's unused connections.
+pub struct Pool {
+    limits: Limits,
+    idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
+    swept: Cell<bool>,
 }
 
-impl<T: Kept> Shelf<T> {
-    fn take(&self, key: &PoolKey, keep: Duration) -> Option<T> {
-        let mut idle = self.0.borrow_mut();
+impl Pool {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, idle: RefCell::default(), swept: Cell::new(false) }
+    }
+
+    /// A connection that can take a request now, unused for no longer than that.
+    pub fn take(&self, key: &PoolKey, unused: Duration) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(key)?;
+        // The last is the one that was used last.
         while let Some(mut one) = kept.pop() {
-            if one.is_good(keep) {
+            if one.since.elapsed() >= unused {
+                kept.push(one);
+                return None;
+            }
+            if one.is_good(self.limits.keep) {
                 return Some(one.kept);
             }
         }
@@ -80,69 +109,34 @@ impl<T: Kept> Shelf<T> {
         None
     }
 
-    fn put(&self, key: PoolKey, kept: T, ended: Ended, most: usize) {
-        let mut idle = self.0.borrow_mut();
-        let shelf = idle.entry(key).or_default();
-        if shelf.len() < most {
-            shelf.push(Idle { kept, since: Instant::now(), ended });
-        }
-    }
-
-    /// Whether nothing is left.
-    fn close_old(&self, keep: Duration) -> bool {
-        let mut idle = self.0.borrow_mut();
-        idle.retain(|_, kept| {
-            kept.retain_mut(|one| one.is_good(keep));
-            !kept.is_empty()
-        });
-        idle.is_empty()
-    }
-}
-
-/// This thread's unused connections.
-pub struct Pool {
-    limits: Limits,
-    /// For requests with a body.
-    hyper: Shelf<SendRequest<RequestBody>>,
-    /// For those without.
-    plain: Shelf<Connection>,
-    swept: Cell<bool>,
-}
-
-impl Pool {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, hyper: Shelf::default(), plain: Shelf::default(), swept: Cell::new(false) }
-    }
-
-    /// A connection that can take a request with a body now.
-    pub fn take(&self, key: &PoolKey) -> Option<SendRequest<RequestBody>> {
-        self.hyper.take(key, self.limits.keep)
-    }
-
-    /// A connection that can take a request without a body now.
-    pub fn take_plain(&self, key: &PoolKey) -> Option<Connection> {
-        self.plain.take(key, self.limits.keep)
-    }
-
-    fn put(self: &Rc<Self>, key: PoolKey, kept: Used, ended: Ended) {
-        if ended.has_ended() {
+    /// Keeps a connection on which nothing is under way.
+    pub fn put(self: &Rc<Self>, key: PoolKey, mut kept: Connection, ended: Ended) {
+        if ended.has_ended() || !kept.buffer.is_empty() {
             return;
         }
-        match kept {
-            Used::Hyper(sender) if sender.is_closed() => return,
-            Used::Hyper(sender) => self.hyper.put(key, sender, ended, self.limits.keep_each),
-            Used::Plain(connection) => self.plain.put(key, connection, ended, self.limits.keep_each),
+        // An unused connection holds no room for large pieces.
+        if kept.buffer.capacity() > ROOM {
+            kept.buffer = BytesMut::new();
         }
+        let mut idle = self.idle.borrow_mut();
+        let shelf = idle.entry(key).or_default();
+        if shelf.len() < self.limits.keep_each {
+            shelf.push(Idle { kept, since: Instant::now(), ended });
+        }
+        drop(idle);
         if !self.swept.replace(true) {
             actix_web::rt::spawn(sweep(Rc::downgrade(self)));
         }
     }
 
-    /// Closes what is over its time, what the app closed, and what belongs to an ended sign-in.
+    /// Closes what is over its time, what the app closed, and what belongs to an ended sign-in. Whether nothing is left.
     fn close_old(&self) -> bool {
-        let hyper = self.hyper.close_old(self.limits.keep);
-        let plain = self.plain.close_old(self.limits.keep);
-        hyper && plain
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, kept| {
+            kept.retain_mut(|one| one.is_good(self.limits.keep));
+            !kept.is_empty()
+        });
+        idle.is_empty()
     }
 }
 
@@ -160,36 +154,6 @@ async fn sweep(pool: Weak<Pool>) {
     }
 }
 
-/// A connection that was used.
-pub enum Used {
-    Hyper(SendRequest<RequestBody>),
-    Plain(Connection),
-}
-
-/// Where a connection in use goes afterwards.
-pub struct Returning {
-    pub pool: Rc<Pool>,
-    pub key: PoolKey,
-    pub ended: Ended,
-}
-
-impl Returning {
-    pub fn give_back(self, used: Used) {
-        self.pool.put(self.key, used, self.ended);
-    }
-}
-
-/// Why a request got no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    #[error("cannot connect to the app")]
-    Access(#[from] AccessError),
-    #[error("the app broke the connection before it answered")]
-    Broken(#[source] hyper::Error),
-    #[error("the app broke the connection before it answered, or its answer cannot be read")]
-    Unreadable(#[source] io::Error),
-}
-
 /// Dials the app.
 pub async fn dial(proxy: &Proxy, target: &RouteTarget, port: u16) -> Result<NodeStream, AccessError> {
     Counters::add(&proxy.counters.dials);
@@ -200,20 +164,4 @@ pub async fn dial(proxy: &Proxy, target: &RouteTarget, port: u16) -> Result<Node
         Counters::add(&proxy.counters.dial_failures);
     }
     dialled
-}
-
-/// Speaks HTTP/1.1 on a fresh stream. The connection ends when its sender is dropped.
-pub async fn connect(stream: NodeStream) -> Result<SendRequest<RequestBody>, UpstreamError> {
-    let (sender, connection) = http1::Builder::new()
-        // Flat memory: hyper would read up to 400 KiB ahead.
-        .max_buf_size(64 * 1024)
-        .handshake::<_, RequestBody>(TokioIo::new(stream))
-        .await
-        .map_err(UpstreamError::Broken)?;
-    actix_web::rt::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to an app ended");
-        }
-    });
-    Ok(sender)
 }

@@ -6,12 +6,13 @@ use std::error::Error;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use docklet_master_db::DbError;
 use docklet_types::name::UserName;
 
 use super::address::AppAddress;
 use super::routes::RouteName;
+use super::wire::request::Head;
 use super::{Proxy, headers, sso};
 use crate::auth::sessions::Ended;
 use crate::auth::token::TokenHash;
@@ -89,11 +90,11 @@ pub struct Guests {
 
 impl Guests {
     /// What a request's sender is known by; absent where that is said in more than one place.
-    pub fn key(host: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
-        let mut cookies = headers.get_all(header::COOKIE);
+    pub fn key(host: &str, head: &Head) -> Option<Vec<u8>> {
+        let mut cookies = head.all("cookie");
         let cookie = cookies.next().filter(|_| cookies.next().is_none())?;
         // No header holds a zero.
-        Some([host.as_bytes(), b"\0", cookie.as_bytes()].concat())
+        Some([host.as_bytes(), b"\0", cookie].concat())
     }
 
     pub fn find(&self, key: &[u8]) -> Option<Rc<Guest>> {
@@ -132,9 +133,9 @@ async fn forget(guests: Weak<Guests>) {
 ///
 /// # Errors
 /// The accounts cannot be read.
-pub async fn at_app(proxy: &Proxy, headers: &HeaderMap, app: &AppAddress) -> Result<Option<Visitor>, DbError> {
+pub async fn at_app(proxy: &Proxy, head: &Head, app: &AppAddress) -> Result<Option<Visitor>, DbError> {
     let label = app.label();
-    for cookie in headers::cookies_named(headers, sso::cookie_name(proxy.public.secure())) {
+    for cookie in headers::cookies_named(head.all("cookie"), sso::cookie_name(proxy.public.secure())) {
         if let Some(actor) = proxy.sessions.authenticate_app(cookie, &label).await? {
             return Ok(Some(Visitor::new(proxy, actor)));
         }
@@ -147,7 +148,8 @@ pub async fn at_app(proxy: &Proxy, headers: &HeaderMap, app: &AppAddress) -> Res
 /// # Errors
 /// The accounts cannot be read.
 pub async fn at_portal(proxy: &Proxy, headers: &HeaderMap) -> Result<Option<Visitor>, DbError> {
-    for token in headers::cookies_named(headers, proxy.portal.cookie_name()) {
+    let cookies = headers.get_all(header::COOKIE).map(HeaderValue::as_bytes);
+    for token in headers::cookies_named(cookies, proxy.portal.cookie_name()) {
         if let Some(actor) = proxy.sessions.authenticate(token, Via::Cookie).await? {
             return Ok(Some(Visitor::new(proxy, actor)));
         }

@@ -3,6 +3,7 @@
 mod agent;
 mod apps;
 mod client;
+mod front;
 mod origins;
 mod shells;
 mod smuggling;
@@ -12,18 +13,19 @@ mod upstreams;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, web};
 use async_trait::async_trait;
 use docklet_master::auth::Sessions;
 use docklet_master::auth::token::TokenHash;
 use docklet_master::proxy::address::{AppAddress, Public};
 use docklet_master::proxy::agent::{AccessError, NodeAccess, NodeStream, ShellName, WindowSize};
 use docklet_master::proxy::routes::{RouteName, RouteTarget, Routes};
-use docklet_master::proxy::{Limits, Parts, Proxy};
+use docklet_master::proxy::{self, Limits, Parts, Proxy};
 use docklet_master_db::Db;
 use docklet_master_db::sessions::SessionKind;
 use docklet_types::agent::{ExecOutput, Part};
@@ -158,18 +160,13 @@ impl Door {
             limits,
         });
         let served = Arc::clone(&proxy);
-        let server = HttpServer::new(move || {
-            let portal = || async { HttpResponse::Ok().body("the portal") };
+        let server = proxy::front::serve(Arc::clone(&proxy), listener, NonZeroUsize::MIN, move || {
+            let portal = |_: web::Bytes| async { HttpResponse::Ok().body("the portal") };
             App::new()
-                .configure(|service| docklet_master::proxy::configure(service, &served))
+                .configure(|service| proxy::configure(service, &served))
                 .service(web::scope("").default_service(web::to(portal)))
         })
-        .on_connect(docklet_master::proxy::socket::on_connect)
-        .workers(1)
-        .shutdown_timeout(1)
-        .listen(listener)
-        .unwrap()
-        .run();
+        .unwrap();
         let handle = server.handle();
         tokio::spawn(server);
         Self {
