@@ -39,14 +39,18 @@ fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|one| name.eq_ignore_ascii_case(one.as_bytes()))
 }
 
-/// Whether `Connection` lists the name, which makes it hop-by-hop too.
-fn is_listed<'a>(name: &[u8], connection: impl Iterator<Item = &'a [u8]>) -> bool {
-    connection.flat_map(|value| value.split(|b| *b == b',')).any(|one| one.trim_ascii().eq_ignore_ascii_case(name))
+/// The names that `Connection` lists: they are hop-by-hop too. What nearly all say needs no list.
+fn listed<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<&'a [u8]> {
+    fields
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
+        .flat_map(|(_, value)| value.split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !is_one_of(option, &["", "close", "keep-alive", "upgrade"]))
+        .collect()
 }
 
-/// Values of `Connection` among the fields.
-fn connection_of<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> impl Iterator<Item = &'a [u8]> {
-    fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"connection")).map(|(_, value)| value)
+fn is_listed(name: &[u8], listed: &[&[u8]]) -> bool {
+    listed.iter().any(|one| name.eq_ignore_ascii_case(one))
 }
 
 /// Whether a cookie is Docklet's own: apps neither see nor set it. Browsers compare prefixes without case.
@@ -105,15 +109,13 @@ pub fn to_app<'a>(
 ) {
     // The public name: an app that checks Origin compares it with Host.
     append(b"host", forwarded.host.as_bytes());
-    for (name, value) in browser.clone() {
+    let listed = listed(browser.clone());
+    for (name, value) in browser {
         if name.eq_ignore_ascii_case(b"cookie") {
             if let Some(kept) = others_of(value) {
                 append(b"cookie", &kept);
             }
-        } else if !is_one_of(name, &HOP_BY_HOP)
-            && !is_one_of(name, &OURS_ON_THE_WAY_IN)
-            && !is_listed(name, connection_of(browser.clone()))
-        {
+        } else if !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &OURS_ON_THE_WAY_IN) && !is_listed(name, &listed) {
             append(name, value);
         }
     }
@@ -150,14 +152,15 @@ pub fn to_browser<'a>(
     mut append: impl FnMut(&[u8], &[u8]),
 ) -> bool {
     let (mut says_referrer, mut says_date) = (false, false);
-    for (name, value) in app.clone() {
+    let listed = listed(app.clone());
+    for (name, value) in app {
         if name.eq_ignore_ascii_case(b"set-cookie") {
             if let Some(kept) = narrowed(value) {
                 append(name, &kept);
             }
         } else if !is_one_of(name, &HOP_BY_HOP)
             && !is_one_of(name, &DROPPED_ON_THE_WAY_OUT)
-            && !is_listed(name, connection_of(app.clone()))
+            && !is_listed(name, &listed)
         {
             says_referrer |= name.eq_ignore_ascii_case(b"referrer-policy");
             says_date |= name.eq_ignore_ascii_case(b"date");

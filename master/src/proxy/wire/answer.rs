@@ -1,10 +1,12 @@
 //! The head of an app's answer.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use super::body::Rest;
-use super::request::number;
+use super::request::{Field, Place, number};
 
 /// Bytes that the head of an answer may have.
 const MAX_HEAD: usize = 64 * 1024;
@@ -31,7 +33,7 @@ pub struct Head {
     /// The connection may be used again after the body.
     pub keep: bool,
     bytes: Bytes,
-    fields: Vec<(std::ops::Range<usize>, std::ops::Range<usize>)>,
+    fields: Vec<Field>,
 }
 
 impl Head {
@@ -40,9 +42,11 @@ impl Head {
     /// # Errors
     /// See [`AnswerError`].
     pub fn take(buffer: &mut BytesMut, head_only: bool) -> Result<Option<Self>, AnswerError> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut answer = httparse::Response::new(&mut fields);
-        let size = match answer.parse(buffer) {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut answer = httparse::Response::new(&mut []);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
+        let size = match parsed {
             Ok(httparse::Status::Complete(size)) => size,
             Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(AnswerError::TooLong),
@@ -67,12 +71,10 @@ impl Head {
             token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"upgrade")
         });
         let keep = answer.version == Some(1) && !closing && body != Rest::UntilClose;
-        let start = buffer.as_ptr() as usize;
-        let range = |part: &[u8]| {
-            let from = part.as_ptr() as usize - start;
-            from..from + part.len()
-        };
-        let fields = answer.headers.iter().map(|f| (range(f.name.as_bytes()), range(f.value))).collect();
+        let place = Place::of(buffer);
+        let field =
+            |f: &httparse::Header<'_>| Field { name: place.of_part(f.name.as_bytes()), value: place.of_part(f.value) };
+        let fields = answer.headers.iter().map(field).collect();
         let bytes = buffer.split_to(size).freeze();
         Ok(Some(Self { status, length, body, keep, bytes, fields }))
     }
@@ -84,7 +86,7 @@ impl Head {
     }
 
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
-        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+        self.fields.iter().map(|f| (&self.bytes[f.name.clone()], &self.bytes[f.value.clone()]))
     }
 
     /// The first value of a field.

@@ -1,6 +1,7 @@
 //! The head of a request.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use http::Method;
@@ -33,10 +34,27 @@ pub enum FramingError {
     Host,
 }
 
+/// Where a field's parts are in the bytes of its head.
 #[derive(Debug)]
-struct Field {
-    name: Range<usize>,
-    value: Range<usize>,
+pub(super) struct Field {
+    pub name: Range<usize>,
+    pub value: Range<usize>,
+}
+
+/// Where bytes begin, to say of their parts where in them they are.
+#[derive(Clone, Copy)]
+pub(super) struct Place(usize);
+
+impl Place {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(bytes.as_ptr() as usize)
+    }
+
+    /// `part` is a part of the bytes.
+    pub fn of_part(self, part: &[u8]) -> Range<usize> {
+        let from = part.as_ptr() as usize - self.0;
+        from..from + part.len()
+    }
 }
 
 /// Method, target and fields, as they came. No part holds an end of a line.
@@ -47,28 +65,6 @@ pub struct Head {
     target: Range<usize>,
     http_10: bool,
     fields: Vec<Field>,
-}
-
-/// How long the head at the front of the bytes is; `None` where it is not all there.
-///
-/// # Errors
-/// See [`HeadError`].
-fn parse<'b>(
-    bytes: &'b [u8],
-    fields: &mut [httparse::Header<'b>; MAX_FIELDS],
-) -> Result<Option<(usize, Method, &'b str, bool, usize)>, HeadError> {
-    let mut request = httparse::Request::new(fields);
-    let size = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(size)) if size <= MAX_HEAD => size,
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLong),
-        Err(_) => return Err(HeadError::NotHttp),
-    };
-    let method = request.method.and_then(|text| Method::from_bytes(text.as_bytes()).ok());
-    let (Some(method), Some(target), Some(minor)) = (method, request.path, request.version) else {
-        return Err(HeadError::NotHttp);
-    };
-    Ok(Some((size, method, target, minor == 0, request.headers.len())))
 }
 
 /// A line that ends in a bare LF is one to some readers and none to others.
@@ -82,22 +78,27 @@ impl Head {
     /// # Errors
     /// See [`HeadError`].
     pub fn read(bytes: &[u8]) -> Result<Option<(usize, Self)>, HeadError> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let Some((size, method, target, http_10, count)) = parse(bytes, &mut fields)? else {
-            return Ok(None);
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let size = match request.parse_with_uninit_headers(bytes, &mut room) {
+            Ok(httparse::Status::Complete(size)) if size <= MAX_HEAD => size,
+            Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLong),
+            Err(_) => return Err(HeadError::NotHttp),
+        };
+        let method = request.method.and_then(|text| Method::from_bytes(text.as_bytes()).ok());
+        let (Some(method), Some(target), Some(minor)) = (method, request.path, request.version) else {
+            return Err(HeadError::NotHttp);
         };
         if has_bare_lf(&bytes[..size]) {
             return Err(HeadError::NotHttp);
         }
-        let start = bytes.as_ptr() as usize;
-        let range = |part: &[u8]| {
-            let from = part.as_ptr() as usize - start;
-            from..from + part.len()
-        };
-        let target = range(target.as_bytes());
-        let fields =
-            fields[..count].iter().map(|f| Field { name: range(f.name.as_bytes()), value: range(f.value) }).collect();
-        Ok(Some((size, Self { bytes: bytes[..size].into(), method, target, http_10, fields })))
+        let place = Place::of(bytes);
+        let target = place.of_part(target.as_bytes());
+        let field =
+            |f: &httparse::Header<'_>| Field { name: place.of_part(f.name.as_bytes()), value: place.of_part(f.value) };
+        let fields = request.headers.iter().map(field).collect();
+        Ok(Some((size, Self { bytes: bytes[..size].into(), method, target, http_10: minor == 0, fields })))
     }
 
     #[must_use]
