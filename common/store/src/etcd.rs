@@ -9,7 +9,9 @@ use etcd_client as api;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch, Write};
+use crate::{
+    Compare, Entry, Event, Keeper, LeaseId, Listing, Outcome, Result, Revisions, Store, StoreError, Txn, Watch, Write,
+};
 
 /// How long one call may take before the store counts as unreachable.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -20,8 +22,13 @@ const RIGHTS_CHANGED: &str = "revision of auth store is old";
 const NOT_CONNECTED: &str = "tcp connect error";
 /// What a member says that knows no leader. It does not even pass the call on.
 pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
-/// Entries per page of a list, so that no answer nears gRPC's message limit.
-const PAGE: i64 = 1000;
+/// Entries in one answer with values.
+const PAGE: usize = 1000;
+/// Keys in one answer without.
+const KEYS_PAGE: i64 = 20_000;
+/// What is taken in one answer. A watch that is behind is told of up to a thousand revisions at once, and a page may hold
+/// large documents; gRPC's own limit of 4 MiB would end either for ever.
+const MAX_MESSAGE: usize = i32::MAX as usize;
 
 /// Where the members are and how to prove who we are.
 #[derive(Debug, Clone)]
@@ -164,11 +171,53 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
     vec![0]
 }
 
+/// The first key that comes after this one.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+fn revision_of(answer: &api::GetResponse) -> i64 {
+    answer.header().map_or(0, api::ResponseHeader::revision)
+}
+
+fn key_of(kv: &api::KeyValue) -> (String, i64) {
+    (String::from_utf8_lossy(kv.key()).into_owned(), kv.mod_revision())
+}
+
+impl EtcdStore {
+    async fn range(&self, from: &[u8], end: &[u8], options: api::GetOptions) -> Result<api::GetResponse> {
+        let options = options.with_range(end);
+        let page = || {
+            let (mut client, options) = (self.kv(), options.clone());
+            async move { within("list keys", client.get(from, Some(options))).await }
+        };
+        steady(page).await
+    }
+
+    /// All keys of a range as of a revision.
+    async fn keys_from(&self, from: &[u8], end: &[u8], revision: i64) -> Result<Vec<(String, i64)>> {
+        let (mut from, mut keys) = (from.to_vec(), Vec::new());
+        loop {
+            let options = api::GetOptions::new().with_limit(KEYS_PAGE).with_keys_only().with_revision(revision);
+            let page = self.range(&from, end, options).await?;
+            keys.extend(page.kvs().iter().map(key_of));
+            match page.kvs().last() {
+                Some(last) if page.more() => from = after(last.key()),
+                _ => return Ok(keys),
+            }
+        }
+    }
+
+    fn kv(&self) -> api::KvClient {
+        self.client.kv_client().max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
 #[async_trait]
 impl Store for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let read = || {
-            let mut client = self.client.kv_client();
+            let mut client = self.kv();
             async move { within("read a key", client.get(key, None)).await }
         };
         Ok(steady(read).await?.kvs().first().map(entry))
@@ -176,29 +225,35 @@ impl Store for EtcdStore {
 
     async fn list(&self, prefix: &str) -> Result<Listing> {
         let end = prefix_end(prefix);
-        let mut from = prefix.as_bytes().to_vec();
-        let mut revision = 0;
-        let mut entries = Vec::new();
-        loop {
-            // All pages as of the first one's revision.
-            let options = api::GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let page = || {
-                let (mut client, from, options) = (self.client.kv_client(), from.clone(), options.clone());
-                async move { within("list keys", client.get(from, Some(options))).await }
-            };
-            let answer = steady(page).await?;
-            if revision == 0 {
-                revision = answer.header().map_or(0, api::ResponseHeader::revision);
-            }
-            entries.extend(answer.kvs().iter().map(entry));
-            match answer.kvs().last() {
-                Some(last) if answer.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
-                }
-                _ => return Ok(Listing { entries, revision }),
-            }
+        let options = api::GetOptions::new().with_limit(PAGE as i64);
+        let first = self.range(prefix.as_bytes(), &end, options).await?;
+        let revision = revision_of(&first);
+        let mut entries: Vec<Entry> = first.kvs().iter().map(entry).collect();
+        let Some(last) = first.kvs().last().filter(|_| first.more()) else {
+            return Ok(Listing { entries, revision });
+        };
+        // etcd walks over all keys up to the end of what is asked for, whatever the limit: where there are many pages, each
+        // must say where it ends.
+        let keys = self.keys_from(&after(last.key()), &end, revision).await?;
+        for page in keys.chunks(PAGE) {
+            let [(from, _), ..] = page else { continue };
+            let to = after(page[page.len() - 1].0.as_bytes());
+            let options = api::GetOptions::new().with_revision(revision);
+            entries.extend(self.range(from.as_bytes(), &to, options).await?.kvs().iter().map(entry));
         }
+        Ok(Listing { entries, revision })
+    }
+
+    async fn revisions(&self, prefix: &str) -> Result<Revisions> {
+        let end = prefix_end(prefix);
+        let options = api::GetOptions::new().with_limit(KEYS_PAGE).with_keys_only();
+        let first = self.range(prefix.as_bytes(), &end, options).await?;
+        let revision = revision_of(&first);
+        let mut keys: Vec<(String, i64)> = first.kvs().iter().map(key_of).collect();
+        if let Some(last) = first.kvs().last().filter(|_| first.more()) {
+            keys.extend(self.keys_from(&after(last.key()), &end, revision).await?);
+        }
+        Ok(Revisions { keys, revision })
     }
 
     async fn txn(&self, txn: Txn) -> Result<Outcome> {
@@ -225,7 +280,7 @@ impl Store for EtcdStore {
             .collect();
         let txn = api::Txn::new().when(compares).and_then(writes);
         let commit = || {
-            let (mut client, txn) = (self.client.kv_client(), txn.clone());
+            let (mut client, txn) = (self.kv(), txn.clone());
             async move { within("commit a transaction", client.txn(txn)).await }
         };
         let answer = steady(commit).await?;
@@ -237,7 +292,7 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>> {
-        let mut client = self.client.watch_client();
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
         let options = api::WatchOptions::new().with_prefix().with_start_revision(revision);
         let stream = within("watch keys", client.watch(prefix, Some(options))).await?;
         Ok(Box::new(EtcdWatch { stream }))
@@ -249,15 +304,8 @@ impl Store for EtcdStore {
         Ok(LeaseId(answer.id()))
     }
 
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool> {
-        within("keep a lease", async {
-            // The call sends one keep-alive and reads its answer; a lease that is gone is told as this error.
-            match self.client.lease_client().keep_alive(lease.0).await {
-                Err(api::Error::LeaseKeepAliveError(_)) => Ok(false),
-                other => other.map(|_| true),
-            }
-        })
-        .await
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>> {
+        Ok(Box::new(EtcdKeeper { client: self.client.lease_client(), lease, stream: None }))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
@@ -267,6 +315,41 @@ impl Store for EtcdStore {
             Err(StoreError::Refused { .. }) => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+}
+
+/// One stream for as long as the lease is kept: opening one is most of what a sign of life costs etcd, and thousands of
+/// hosts give one every few seconds.
+struct EtcdKeeper {
+    client: api::LeaseClient,
+    lease: LeaseId,
+    stream: Option<(api::LeaseKeeper, api::LeaseKeepAliveStream)>,
+}
+
+impl EtcdKeeper {
+    async fn sign(&mut self) -> std::result::Result<bool, api::Error> {
+        let Some((sender, answers)) = &mut self.stream else {
+            // The first sign and its answer come with the stream; a lease that is gone is told as this error.
+            return match self.client.keep_alive(self.lease.0).await {
+                Err(api::Error::LeaseKeepAliveError(_)) => Ok(false),
+                opened => {
+                    self.stream = Some(opened?);
+                    Ok(true)
+                }
+            };
+        };
+        sender.keep_alive().await?;
+        match answers.message().await? {
+            Some(answer) => Ok(answer.ttl() > 0),
+            None => Err(api::Error::LeaseKeepAliveError("the stream has ended".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl Keeper for EtcdKeeper {
+    async fn beat(&mut self) -> Result<bool> {
+        within("keep a lease", self.sign()).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{LeaseId, Result, Store, Txn, Write};
+use crate::{Keeper, LeaseId, Result, Store, Txn, Write};
 
 /// Puts `key` under a lease of `ttl` and keeps it, through interruptions, until dropped. After a drop (or a crash) the
 /// key goes when the lease runs out.
@@ -37,17 +37,23 @@ impl Held {
     }
 }
 
+/// A lease, and what keeps it once that was asked for.
+struct Lease {
+    id: LeaseId,
+    keeper: Option<Box<dyn Keeper>>,
+}
+
 async fn hold(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration) {
-    let mut lease: Option<LeaseId> = None;
+    let mut lease: Option<Lease> = None;
     loop {
-        let kept = match lease {
-            Some(id) => store.keep_alive(id).await,
+        let kept = match &mut lease {
+            Some(lease) => keep(store.as_ref(), lease).await,
             None => Ok(false),
         };
         match kept {
             Ok(true) => tokio::time::sleep(ttl / 3).await,
             Ok(false) => match take(store.as_ref(), &key, &value, ttl).await {
-                Ok(id) => lease = Some(id),
+                Ok(id) => lease = Some(Lease { id, keeper: None }),
                 Err(error) => {
                     tracing::debug!(key, %error, "cannot take the lease; trying again");
                     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -59,6 +65,16 @@ async fn hold(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration)
             }
         }
     }
+}
+
+async fn keep(store: &dyn Store, lease: &mut Lease) -> Result<bool> {
+    let mut keeper = match lease.keeper.take() {
+        Some(keeper) => keeper,
+        None => store.keep(lease.id).await?,
+    };
+    let kept = keeper.beat().await?;
+    lease.keeper = Some(keeper);
+    Ok(kept)
 }
 
 async fn take(store: &dyn Store, key: &str, value: &[u8], ttl: Duration) -> Result<LeaseId> {

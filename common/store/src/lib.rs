@@ -30,6 +30,13 @@ pub struct Listing {
     pub revision: i64,
 }
 
+/// The same without the values: which key was last written when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revisions {
+    pub keys: Vec<(String, i64)>,
+    pub revision: i64,
+}
+
 /// What must still hold for a transaction to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compare {
@@ -149,6 +156,13 @@ pub trait Watch: Send {
     async fn next(&mut self) -> Result<Vec<Event>, StoreError>;
 }
 
+/// Keeps one lease from running out. What it holds open for that goes with it.
+#[async_trait]
+pub trait Keeper: Send {
+    /// Gives a sign of life. `false`: the lease is gone; grant a new one. An error ends the keeper: ask for another.
+    async fn beat(&mut self) -> Result<bool, StoreError>;
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Nothing was decided; the same call may work later. A transaction may have been committed.
@@ -198,13 +212,15 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<Entry>>;
     async fn list(&self, prefix: &str) -> Result<Listing>;
+    /// Like `list`, for who has the values already and asks whether they are the last ones.
+    async fn revisions(&self, prefix: &str) -> Result<Revisions>;
     async fn txn(&self, txn: Txn) -> Result<Outcome>;
     /// Changes under `prefix` from `revision` (inclusive) on.
     async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>>;
     /// Keys put with the lease go when it is not kept alive for `ttl` (whole seconds, at least 1).
     async fn grant(&self, ttl: Duration) -> Result<LeaseId>;
-    /// `false`: the lease is gone; grant a new one.
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool>;
+    /// What keeps the lease, by signs of life that its holder gives.
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>>;
     /// Ends the lease and removes its keys at once.
     async fn revoke(&self, lease: LeaseId) -> Result<()>;
 }

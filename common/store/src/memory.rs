@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch as signal;
 
 use crate::etcd::NO_LEADER;
-use crate::{Compare, Entry, Event, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch, Write};
+use crate::{
+    Compare, Entry, Event, Keeper, LeaseId, Listing, Outcome, Result, Revisions, Store, StoreError, Txn, Watch, Write,
+};
 
 #[derive(Default)]
 struct State {
@@ -139,6 +141,11 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn revisions(&self, prefix: &str) -> Result<Revisions> {
+        let Listing { entries, revision } = self.list(prefix).await?;
+        Ok(Revisions { keys: entries.into_iter().map(|e| (e.key, e.revision)).collect(), revision })
+    }
+
     async fn txn(&self, txn: Txn) -> Result<Outcome> {
         self.with("commit a transaction", |s| {
             let holds = txn.compares.iter().all(|compare| match compare {
@@ -178,18 +185,30 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool> {
-        self.with("keep a lease", |s| match s.leases.get_mut(&lease.0) {
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>> {
+        Ok(Box::new(MemoryKeeper { store: self.clone(), lease }))
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.with("revoke a lease", |s| s.drop_lease(lease))
+    }
+}
+
+struct MemoryKeeper {
+    store: MemoryStore,
+    lease: LeaseId,
+}
+
+#[async_trait]
+impl Keeper for MemoryKeeper {
+    async fn beat(&mut self) -> Result<bool> {
+        self.store.with("keep a lease", |s| match s.leases.get_mut(&self.lease.0) {
             Some((ttl, until)) => {
                 *until = Instant::now() + *ttl;
                 true
             }
             None => false,
         })
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<()> {
-        self.with("revoke a lease", |s| s.drop_lease(lease))
     }
 }
 

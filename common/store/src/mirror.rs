@@ -2,21 +2,24 @@
 //!
 //! The copy is folded into a [`View`] of the caller's choice, so that a document is decoded once per change and not
 //! once per read. After an interruption everything is listed again: a view must not care how often it hears a thing.
-//! It is listed from time to time without one, too, in case a watch lost something; then the view hears only of what is
-//! not as it was told, and the larger the prefix, the seldomer that happens.
+//! From time to time the keys and their revisions are compared without one, too, in case a watch lost something: what it
+//! has not told a while later it never will, and everything is listed again. The larger the prefix, the seldomer that is.
 
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch as signal;
+use tokio::time::Instant;
 
-use crate::{Event, Result, Store, Watch};
+use crate::{Event, Result, Revisions, Store, StoreError, Watch};
 
-/// Everything is listed again this often at most, so that a change that a watch lost is noticed all the same.
+/// A change that a watch lost is noticed after this time, all the same: most of it passes before the keys are compared,
+/// the rest is for what a watch still has to tell then.
 const RELIST: Duration = Duration::from_secs(60);
-/// Of the time goes to that: a list that took a second is made again after 200.
+/// Of the time goes to that: a list that took a second is followed by 200 without.
 const RELIST_SHARE: u32 = 200;
 
 /// What the entries are folded into.
@@ -117,32 +120,89 @@ async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String
     let mut told: HashMap<String, i64> = shared.view.read().keys().into_iter().map(|key| (key, 0)).collect();
     let mut trusted = false;
     loop {
-        let began = tokio::time::Instant::now();
-        match list_and_watch(store.as_ref(), &prefix, &shared, &mut told, trusted).await {
-            Ok(mut watch) => {
+        let began = Instant::now();
+        let ended = match list_and_watch(store.as_ref(), &prefix, &shared, &mut told, trusted).await {
+            Ok(watch) => {
                 pause = Duration::from_millis(50);
-                let until = tokio::time::Instant::now() + relist.max(began.elapsed() * RELIST_SHARE);
-                trusted = loop {
-                    match tokio::time::timeout_at(until, watch.next()).await {
-                        Ok(Ok(events)) => apply(&shared, &events, &mut told),
-                        Ok(Err(error)) => {
-                            tracing::debug!(prefix, %error, "listing again");
-                            shared.live.store(false, Ordering::Release);
-                            break false;
-                        }
-                        Err(_) => break true,
-                    }
-                };
+                let mut following = Following { shared: &shared, watch, told: &mut told };
+                following.go_on(store.as_ref(), &prefix, relist, began.elapsed()).await
             }
+            Err(error) => Err(error),
+        };
+        trusted = ended.is_ok();
+        match ended {
+            Ok(()) => tracing::warn!(prefix, "a watch has lost a change; listing again"),
             Err(error) => {
-                tracing::debug!(prefix, %error, "the store does not answer; trying again");
+                tracing::debug!(prefix, %error, "the store does not answer; listing again");
                 shared.live.store(false, Ordering::Release);
-                trusted = false;
             }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     }
+}
+
+/// A watch, and what it has told.
+struct Following<'a, V> {
+    shared: &'a Shared<V>,
+    watch: Box<dyn Watch>,
+    told: &'a mut HashMap<String, i64>,
+}
+
+impl<V: View> Following<'_, V> {
+    /// Applies what the watch tells until it ends or is found to have lost something. `took`: what the last list took.
+    async fn go_on(&mut self, store: &dyn Store, prefix: &str, relist: Duration, took: Duration) -> Result<()> {
+        let mut took = took;
+        loop {
+            self.during(tokio::time::sleep((relist * 3 / 4).max(took * RELIST_SHARE))).await?;
+            let began = Instant::now();
+            let there = self.during(store.revisions(prefix)).await??;
+            took = began.elapsed();
+            let owed = self.owed(there);
+            if !owed.is_empty() {
+                self.during(tokio::time::sleep(relist / 4)).await?;
+                if owed.iter().any(|owed| self.owes(owed)) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn during<T>(&mut self, other: impl Future<Output = T>) -> Result<T, StoreError> {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                events = self.watch.next() => apply(self.shared, &events?, self.told),
+                done = &mut other => return Ok(done),
+            }
+        }
+    }
+
+    /// What the watch has not told of what is there.
+    fn owed(&self, there: Revisions) -> Vec<Owed> {
+        let gone = {
+            let keys: HashSet<&str> = there.keys.iter().map(|(key, _)| key.as_str()).collect();
+            let known = self.told.iter().filter(|(key, at)| **at <= there.revision && !keys.contains(key.as_str()));
+            known.map(|(key, at)| Owed::Gone(key.clone(), *at)).collect::<Vec<_>>()
+        };
+        let written = there.keys.into_iter().map(|(key, at)| Owed::Written(key, at));
+        written.filter(|owed| self.owes(owed)).chain(gone).collect()
+    }
+
+    fn owes(&self, owed: &Owed) -> bool {
+        match owed {
+            Owed::Written(key, at) => self.told.get(key).is_none_or(|told| told < at),
+            Owed::Gone(key, at) => self.told.get(key) == Some(at),
+        }
+    }
+}
+
+/// A change that a watch should have told.
+enum Owed {
+    /// The key was written at that revision.
+    Written(String, i64),
+    /// The key is there no more, and was told last as of that revision.
+    Gone(String, i64),
 }
 
 /// `trusted`: a key of the revision that was told last has the value that was told. A store that was restored from a

@@ -9,7 +9,7 @@ use docklet_types::paths::IdentityFiles;
 use parking_lot::Mutex;
 
 use crate::etcd::{EtcdAddress, EtcdStore};
-use crate::{Entry, LeaseId, Listing, Outcome, Result, Store, StoreError, Txn, Watch};
+use crate::{Entry, Keeper, LeaseId, Listing, Outcome, Result, Revisions, Store, StoreError, Txn, Watch};
 
 /// Connects when first used, and anew when the certificates were replaced. Until then every call finds it unavailable.
 pub struct PatientEtcd {
@@ -67,6 +67,9 @@ impl Store for PatientEtcd {
     async fn list(&self, prefix: &str) -> Result<Listing> {
         self.store().await?.list(prefix).await
     }
+    async fn revisions(&self, prefix: &str) -> Result<Revisions> {
+        self.store().await?.revisions(prefix).await
+    }
     async fn txn(&self, txn: Txn) -> Result<Outcome> {
         self.store().await?.txn(txn).await
     }
@@ -76,8 +79,8 @@ impl Store for PatientEtcd {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
         self.store().await?.grant(ttl).await
     }
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool> {
-        self.store().await?.keep_alive(lease).await
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>> {
+        self.store().await?.keep(lease).await
     }
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
         self.store().await?.revoke(lease).await

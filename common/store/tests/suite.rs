@@ -7,13 +7,18 @@ use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::held::Held;
 use docklet_store::memory::MemoryStore;
 use docklet_store::mirror::{Mirror, View};
-use docklet_store::{Compare, Entry, Event, LeaseId, Listing, Outcome, Store, StoreError, Txn, Watch, Write};
+use docklet_store::{
+    Compare, Entry, Event, Keeper, LeaseId, Listing, Outcome, Revisions, Store, StoreError, Txn, Watch, Write,
+};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A real etcd in a directory of its own, ended when dropped.
 struct Etcd {
@@ -51,11 +56,12 @@ fn spawn(port: u16, dir: &TempDir) -> Child {
 
 impl Etcd {
     async fn start() -> (Self, EtcdStore) {
-        // Tests run side by side in processes of their own: each begins at a port of its own and goes on until one is free.
-        let first = 20_000 + (std::process::id() % 10_000) as u16 * 2;
-        for attempt in 0..20 {
+        // Tests run side by side, in one process or in many: each begins at a port of its own and goes on until one is free.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..20 {
             let dir = TempDir::new().unwrap();
-            let port = first + attempt * 2;
+            let pair = std::process::id().wrapping_mul(50).wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed));
+            let port = 20_000 + (pair % 6_000) as u16 * 2;
             let mut etcd = Self { child: spawn(port, &dir), port, dir };
             let store = etcd.connect().await;
             for _ in 0..200 {
@@ -75,6 +81,20 @@ impl Etcd {
         EtcdStore::connect(&EtcdAddress { members: vec![format!("127.0.0.1:{}", self.port)], identity: None })
             .await
             .unwrap()
+    }
+
+    /// The first of etcd's own figures that begins so; 0 as long as there is none.
+    async fn metric(&self, begins: &str) -> f64 {
+        let ask = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            Ok::<_, std::io::Error>(text)
+        };
+        let text = ask.await.unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(begins));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
     fn signal(&self, signal: &str) {
@@ -155,15 +175,25 @@ async fn lists_a_prefix_only(store: Arc<dyn Store>) {
 }
 
 async fn lists_more_than_a_page(store: Arc<dyn Store>) {
+    committed(&*store, put("/mana", "before")).await;
+    // Together far more than what gRPC takes at once unless it is told otherwise.
+    let value = vec![b'x'; 5_000];
     for block in 0..22 {
         let writes = (0..100)
-            .map(|i| Write::Put { key: format!("/many/{block:02}-{i:02}"), value: b"x".to_vec(), lease: None })
+            .map(|i| Write::Put { key: format!("/many/{block:02}-{i:02}"), value: value.clone(), lease: None })
             .collect();
         committed(&*store, Txn { compares: vec![], writes }).await;
     }
+    committed(&*store, put("/many/00-00", "changed")).await;
+    committed(&*store, put("/many0", "after")).await;
     let listing = store.list("/many/").await.unwrap();
     assert_eq!(listing.entries.len(), 2200);
     assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "no entry twice");
+    assert_eq!(listing.entries[0].value, b"changed");
+    assert!(listing.entries[1..].iter().all(|e| e.value == value));
+    let revisions = store.revisions("/many/").await.unwrap();
+    let listed: Vec<_> = listing.entries.into_iter().map(|e| (e.key, e.revision)).collect();
+    assert_eq!((revisions.keys, revisions.revision), (listed, listing.revision));
 }
 
 async fn a_transaction_is_all_or_nothing(store: Arc<dyn Store>) {
@@ -211,9 +241,13 @@ async fn a_lease_that_is_not_kept_ends(store: Arc<dyn Store>) {
     let lease = store.grant(Duration::from_secs(1)).await.unwrap();
     let writes = vec![Write::Put { key: "/alive".into(), value: b"1".to_vec(), lease: Some(lease) }];
     committed(&*store, Txn { compares: vec![], writes }).await;
-    assert!(store.keep_alive(lease).await.unwrap());
+    let mut keeper = store.keep(lease).await.unwrap();
+    for _ in 0..3 {
+        assert!(keeper.beat().await.unwrap());
+    }
     eventually("the leased key goes", async || store.get("/alive").await.unwrap().is_none()).await;
-    assert!(!store.keep_alive(lease).await.unwrap());
+    assert!(!keeper.beat().await.unwrap());
+    assert!(!store.keep(lease).await.unwrap().beat().await.unwrap());
     store.revoke(lease).await.unwrap();
 }
 
@@ -274,6 +308,20 @@ async fn a_mirror_survives_a_restart_of_etcd() {
     etcd.restart();
     eventually("a write succeeds again", async || store.txn(put("/m/new", "b")).await.is_ok()).await;
     eventually("the mirror has it", async || mirror.read(|c| c.0.len()) == 2).await;
+}
+
+#[tokio::test]
+async fn a_key_is_held_over_one_stream_and_through_a_restart_of_etcd() {
+    let (mut etcd, store) = Etcd::start().await;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let ttl = Duration::from_secs(1);
+    let _held = Held::start(store.clone(), "/held".into(), b"1".to_vec(), ttl);
+    eventually("signs were given", async || etcd.metric("etcd_debugging_lease_renewed_total").await >= 4.0).await;
+    let streams = "grpc_server_started_total{grpc_method=\"LeaseKeepAlive\"";
+    assert_eq!(etcd.metric(streams).await, 1.0);
+    etcd.restart();
+    eventually("signs are given again", async || etcd.metric("etcd_debugging_lease_renewed_total").await >= 4.0).await;
+    assert!(store.get("/held").await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -377,6 +425,9 @@ impl Store for Unreliable {
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         self.inner.list(prefix).await
     }
+    async fn revisions(&self, prefix: &str) -> Result<Revisions, StoreError> {
+        self.inner.revisions(prefix).await
+    }
     async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
         self.inner.txn(txn).await
     }
@@ -387,8 +438,8 @@ impl Store for Unreliable {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         self.inner.grant(ttl).await
     }
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        self.inner.keep_alive(lease).await
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>, StoreError> {
+        self.inner.keep(lease).await
     }
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await

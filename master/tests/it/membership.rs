@@ -148,7 +148,7 @@ async fn a_host_that_joined_may_touch_its_own_and_nothing_else() {
     let key = site.keys.write(&Key::Alive(h1.clone()));
     alive.writes.push(docklet_store::Write::Put { key: key.clone(), value: b"1".to_vec(), lease: Some(lease) });
     assert!(worker.txn(alive).await.is_ok());
-    assert!(worker.keep_alive(lease).await.unwrap());
+    assert!(worker.keep(lease).await.unwrap().beat().await.unwrap());
     worker.revoke(lease).await.unwrap();
     assert_eq!(site.store.get(&key).await.unwrap(), None);
     // What it does not.
