@@ -109,7 +109,8 @@ etcd_arguments() {
     --cert-file "$data/certificates/server.crt" --key-file "$data/certificates/server.key"
     --peer-client-cert-auth --peer-cert-allowed-cn "$MEMBER" --peer-trusted-ca-file "$data/certificates/ca.crt"
     --peer-cert-file "$data/certificates/server.crt" --peer-key-file "$data/certificates/server.key"
-    --max-txn-ops 4096 --auto-compaction-retention 1 --quota-backend-bytes 4294967296 --logger zap
+    --max-txn-ops 4096 --auto-compaction-retention 10m --quota-backend-bytes 8589934592 --snapshot-count 5000
+    --logger zap
   )
 }
 

@@ -57,6 +57,11 @@ pub enum EtcdError {
 }
 
 const PROGRAM: &str = "etcd";
+/// When etcd refuses every write. A hundred thousand nodes that come and go take more than etcd's own 2 GiB; above 8 it warns.
+const QUOTA_BYTES: &str = "8589934592";
+/// Writes that etcd keeps in memory for members that are behind, beyond the last 5,000. The planner's have up to a megabyte:
+/// etcd's own 100,000 would be gigabytes.
+const SNAPSHOT_COUNT: &str = "5000";
 
 /// The store's server as this master sees it.
 pub struct LocalEtcd {
@@ -220,8 +225,10 @@ impl Server {
             .arg(crt)
             .arg("--peer-key-file")
             .arg(key)
-            .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"])
+            // Nobody reads what was: who lost the thread lists anew.
+            .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m"])
             .args(["--max-txn-ops", "4096", "--max-request-bytes", "8388608"])
+            .args(["--quota-backend-bytes", QUOTA_BYTES, "--snapshot-count", SNAPSHOT_COUNT])
             // systemd waits to hear from the master, not from etcd.
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
