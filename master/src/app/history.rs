@@ -39,8 +39,8 @@ pub const LIST: i64 = 50;
 pub struct History {
     db: Db,
     view: Arc<ClusterView>,
-    /// By id: the changes in force, and all that run.
-    known: RwLock<HashMap<OperationId, Known>>,
+    /// The changes in force, and all that run.
+    known: RwLock<Book>,
     /// Changes in force that the database does not have: it was restored from before them.
     lost: RwLock<HashSet<OperationId>>,
     changed: watch::Sender<u64>,
@@ -56,6 +56,68 @@ struct Known {
 impl Known {
     fn new(operation: Operation) -> Self {
         Self { operation: Arc::new(operation), since: Instant::now() }
+    }
+}
+
+/// Changes by id, and which of a vcluster's still run.
+#[derive(Default)]
+struct Book {
+    all: HashMap<OperationId, Known>,
+    open: HashMap<VclusterId, HashSet<OperationId>>,
+}
+
+impl Book {
+    fn get(&self, id: OperationId) -> Option<&Known> {
+        self.all.get(&id)
+    }
+
+    fn contains(&self, id: OperationId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    fn put(&mut self, known: Known) {
+        let (id, vcluster) = (known.operation.id, known.operation.vcluster);
+        if known.operation.ended_at.is_none() {
+            self.open.entry(vcluster).or_default().insert(id);
+        } else {
+            self.close(vcluster, id);
+        }
+        self.all.insert(id, known);
+    }
+
+    fn put_if_new(&mut self, operation: Operation) {
+        if !self.contains(operation.id) {
+            self.put(Known::new(operation));
+        }
+    }
+
+    fn remove(&mut self, id: OperationId) {
+        if let Some(known) = self.all.remove(&id) {
+            self.close(known.operation.vcluster, id);
+        }
+    }
+
+    fn close(&mut self, vcluster: VclusterId, id: OperationId) {
+        if let Some(open) = self.open.get_mut(&vcluster) {
+            open.remove(&id);
+            if open.is_empty() {
+                self.open.remove(&vcluster);
+            }
+        }
+    }
+
+    /// Those that run: of these vclusters, or of all.
+    fn running(&self, of: Option<&HashSet<VclusterId>>) -> Vec<Known> {
+        let ids: Vec<&OperationId> = match of {
+            Some(of) => of.iter().filter_map(|vcluster| self.open.get(vcluster)).flatten().collect(),
+            None => self.open.values().flatten().collect(),
+        };
+        ids.into_iter().filter_map(|id| self.all.get(id)).cloned().collect()
+    }
+
+    /// Forgets those that have ended and are not in force.
+    fn keep(&mut self, in_force: &HashSet<OperationId>) {
+        self.all.retain(|id, known| known.operation.ended_at.is_none() || in_force.contains(id));
     }
 }
 
@@ -101,14 +163,14 @@ impl History {
             reason: None,
             steps: Vec::new(),
         };
-        self.known.write().insert(new.id, Known::new(operation));
+        self.known.write().put(Known::new(operation));
         self.tell();
         Ok(())
     }
 
     /// Takes back what did not come about.
     pub async fn forget(&self, id: OperationId) {
-        self.known.write().remove(&id);
+        self.known.write().remove(id);
         if let Err(error) = self.db.forget_operation(id).await {
             tracing::warn!(operation = %id, error = chain(&error), "a change that did not come about stays in the history");
         }
@@ -116,7 +178,7 @@ impl History {
 
     /// A later change takes the place of one that may still run.
     pub async fn supersede(&self, id: OperationId) {
-        let running = self.known.read().get(&id).is_none_or(|known| known.operation.ended_at.is_none());
+        let running = self.known.read().get(id).is_none_or(|known| known.operation.ended_at.is_none());
         if running {
             self.end(id, Seen { outcome: Outcome::Superseded, reason: None, steps: Vec::new() }).await;
         }
@@ -137,23 +199,24 @@ impl History {
             let noted = self.db.operation(id).await?;
             let mut known = self.known.write();
             match noted {
-                Some(operation) => known.insert(id, Known::new(operation)),
-                None => known.remove(&id),
-            };
+                Some(operation) => known.put(Known::new(operation)),
+                None => known.remove(id),
+            }
             return Ok(());
         }
-        if let Some(Known { operation, .. }) = self.known.write().get_mut(&id) {
+        let mut known = self.known.write();
+        if let Some(Known { operation, since }) = known.get(id).cloned() {
             tracing::info!(
                 operation = %id, vcluster = %operation.vcluster, owner = operation.owner, name = operation.name,
                 action = operation.action, outcome = seen.outcome.as_str(), reason = seen.reason.as_ref().map(|r| r.code.as_str()),
                 "a change ended"
             );
-            let mut ended = Operation::clone(operation);
+            let mut ended = Operation::clone(&operation);
             ended.outcome = seen.outcome.as_str().to_owned();
             ended.reason = seen.reason;
             ended.steps = seen.steps;
             ended.ended_at = Some(now);
-            *operation = Arc::new(ended);
+            known.put(Known { operation: Arc::new(ended), since });
         }
         Ok(())
     }
@@ -161,19 +224,19 @@ impl History {
     /// Whether it is known what became of a spec's change so far, or that nobody knows.
     #[must_use]
     pub fn knows(&self, id: OperationId) -> bool {
-        self.known.read().contains_key(&id) || self.lost.read().contains(&id)
+        self.known.read().contains(id) || self.lost.read().contains(&id)
     }
 
     /// Changes whenever [`Self::knows`] does or the change has ended.
     #[must_use]
     pub fn mark(&self, id: OperationId) -> (bool, bool) {
-        (self.knows(id), self.known.read().get(&id).is_some_and(|known| known.operation.ended_at.is_some()))
+        (self.knows(id), self.known.read().get(id).is_some_and(|known| known.operation.ended_at.is_some()))
     }
 
     /// The change in force of a vcluster; while it runs its steps are those of this moment.
     #[must_use]
     pub fn newest(&self, cluster: &Cluster, spec: &VclusterSpec, now: Micros) -> Option<OperationView> {
-        let operation = self.known.read().get(&spec.operation)?.operation.clone();
+        let operation = self.known.read().get(spec.operation)?.operation.clone();
         let mut shown = operation.view(now);
         if operation.ended_at.is_none() {
             shown.steps = view::steps(cluster, spec, now);
@@ -209,11 +272,7 @@ impl History {
 
     /// Looks at the changes that run and ends those whose end was seen: of these vclusters, or of all.
     async fn observe(&self, of: Option<&HashSet<VclusterId>>) {
-        let open: Vec<Known> = {
-            let known = self.known.read();
-            let running = known.values().filter(|known| known.operation.ended_at.is_none());
-            running.filter(|known| of.is_none_or(|of| of.contains(&known.operation.vcluster))).cloned().collect()
-        };
+        let open = self.known.read().running(of);
         for known in open {
             self.observe_one(known).await;
         }
@@ -228,7 +287,7 @@ impl History {
 
     /// Notes the end of a change that was seen, before another takes its place: what is done was not superseded.
     pub async fn settle(&self, id: OperationId) {
-        let open = self.known.read().get(&id).filter(|known| known.operation.ended_at.is_none()).cloned();
+        let open = self.known.read().get(id).filter(|known| known.operation.ended_at.is_none()).cloned();
         if let Some(known) = open {
             self.observe_one(known).await;
         }
@@ -237,12 +296,12 @@ impl History {
     /// Reads what other masters, or this one before a restart, have begun; forgets what no vcluster refers to any more.
     async fn refresh(&self) -> Result<(), DbError> {
         for operation in self.db.running_operations().await? {
-            self.known.write().entry(operation.id).or_insert_with(|| Known::new(operation));
+            self.known.write().put_if_new(operation);
         }
         self.catch_up(None).await?;
         let in_force: HashSet<OperationId> =
             self.view.read(|cluster| cluster.specs().map(|s| s.value.operation).collect());
-        self.known.write().retain(|id, known| known.operation.ended_at.is_none() || in_force.contains(id));
+        self.known.write().keep(&in_force);
         self.lost.write().retain(|id| in_force.contains(id));
         self.tell();
         Ok(())
@@ -252,7 +311,7 @@ impl History {
     async fn catch_up(&self, of: Option<&HashSet<VclusterId>>) -> Result<(), DbError> {
         let missing: Vec<OperationId> = self.view.read(|cluster| {
             let (known, lost) = (self.known.read(), self.lost.read());
-            let unknown = |id: &OperationId| !known.contains_key(id) && !lost.contains(id);
+            let unknown = |id: &OperationId| !known.contains(*id) && !lost.contains(id);
             match of {
                 Some(ids) => {
                     let specs = ids.iter().filter_map(|id| cluster.spec(*id));
@@ -265,9 +324,7 @@ impl History {
         });
         for id in &missing {
             match self.db.operation(*id).await? {
-                Some(operation) => {
-                    self.known.write().entry(*id).or_insert_with(|| Known::new(operation));
-                }
+                Some(operation) => self.known.write().put_if_new(operation),
                 None => {
                     self.lost.write().insert(*id);
                 }
