@@ -575,25 +575,29 @@ fn plan_shares(cluster: &Cluster, spec: &VclusterSpec, network: Network, planned
     let several = peers.windows(2).any(|pair| pair[0].host != pair[1].host);
     let hosts: BTreeMap<HostName, Ipv4Addr> =
         if several { peers.iter().filter_map(|p| address(&p.host)).collect() } else { BTreeMap::new() };
+    let mut wanted = VclusterPlan {
+        id: spec.id,
+        owner: spec.owner.clone(),
+        name: spec.name.clone(),
+        generation: 1,
+        wanted: Wanted::Running,
+        range: spec.range,
+        network,
+        peers,
+        hosts,
+        forwards: Vec::new(),
+        limits: spec.limits,
+        keys: spec.keys.clone(),
+    };
     for host in &holding {
         let present = cluster.share(spec.id, host).and_then(|share| share.plan.as_ref());
-        let mut wanted = VclusterPlan {
-            id: spec.id,
-            owner: spec.owner.clone(),
-            name: spec.name.clone(),
-            generation: present.map_or(1, |p| p.value.generation),
-            wanted: Wanted::Running,
-            range: spec.range,
-            network,
-            peers: peers.clone(),
-            hosts: hosts.clone(),
-            forwards: forwards.get(host).cloned().unwrap_or_default(),
-            limits: spec.limits,
-            keys: spec.keys.clone(),
-        };
+        wanted.generation = present.map_or(1, |p| p.value.generation);
+        wanted.forwards = forwards.remove(host).unwrap_or_default();
+        // Copied only where it is written: most looks at a vcluster find its shares as they should be.
         if present.is_none_or(|p| *p.value != wanted) {
-            wanted.generation = present.map_or(1, |p| p.value.generation + 1);
-            planned.put_share(host, wanted, present.map(|p| p.revision));
+            let mut plan = wanted.clone();
+            plan.generation = present.map_or(1, |p| p.value.generation + 1);
+            planned.put_share(host, plan, present.map(|p| p.revision));
         }
     }
     for (host, share) in cluster.shares(spec.id) {
