@@ -94,10 +94,15 @@ impl Vclusters {
         name: &VclusterName,
         action: Action,
     ) -> Result<VclusterView, ChangeError> {
-        let mut present = self.view.read(|cluster| in_view(cluster, owner, name)).ok_or(ChangeError::NotFound)?;
+        let (mut present, first) = self.decide(owner, name, action).await?;
         let id = present.spec.id;
+        let mut next = Some(first);
         for _ in 0..TRIES {
-            let Some(mut spec) = self.apply(action, &present).await? else {
+            let decided = match next.take() {
+                Some(decided) => decided,
+                None => self.apply(action, &present).await?,
+            };
+            let Some(mut spec) = decided else {
                 return self.by_id(id).ok_or(ChangeError::NotFound);
             };
             spec.generation += 1;
@@ -131,6 +136,36 @@ impl Vclusters {
             present = self.in_store(id, owner).await?.ok_or(ChangeError::NotFound)?;
         }
         Err(ChangeError::Contended)
+    }
+
+    /// What is there and what it shall be, by the picture. Where that says that there is nothing to do, or that it cannot
+    /// be done, it is first made sure that the picture is not behind: another master may have shown something newer.
+    async fn decide(
+        &self,
+        owner: &UserName,
+        name: &VclusterName,
+        action: Action,
+    ) -> Result<(Present, Option<VclusterSpec>), ChangeError> {
+        let mut caught_up = false;
+        loop {
+            let present = self.view.read(|cluster| in_view(cluster, owner, name)).ok_or(ChangeError::NotFound);
+            let decided = match present {
+                Ok(present) => self.apply(action, &present).await.map(|next| (present, next)),
+                Err(error) => Err(error),
+            };
+            if caught_up || matches!(decided, Ok((_, Some(_)))) {
+                return decided;
+            }
+            self.catch_up(owner).await.map_err(ChangeError::Store)?;
+            caught_up = true;
+        }
+    }
+
+    /// Returns once the picture holds all that was written before, as far as it follows the store.
+    pub(super) async fn catch_up(&self, owner: &UserName) -> Result<(), StoreError> {
+        let now = self.store.revisions(&self.keys.write(&Key::Usage(owner.clone()))).await?.revision;
+        self.view.caught_up(now).await;
+        Ok(())
     }
 
     /// The spec as it shall be; `None` where it is so already.

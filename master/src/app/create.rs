@@ -197,7 +197,15 @@ impl Vclusters {
         for _ in 0..TRIES {
             // After the guard was read: whoever disables or removes the account writes the guard last.
             let user = self.owner(owner).await?;
-            if let Some(view) = self.already(owner, &draft)? {
+            let already = match self.already(owner, &draft) {
+                // It may be gone, as another master has shown.
+                Err(_) => {
+                    self.catch_up(owner).await.map_err(CreateError::Store)?;
+                    self.already(owner, &draft)?
+                }
+                Ok(already) => already,
+            };
+            if let Some(view) = already {
                 return Ok(view);
             }
             let used = usage.map_or_else(Usage::default, |(used, _)| used);

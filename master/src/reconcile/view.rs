@@ -74,6 +74,12 @@ impl ClusterView {
         self.mirror.reached(revision, Duration::from_secs(5)).await
     }
 
+    /// The same for a revision of the whole store. It may be of a key that is not ours, and then nothing tells that the
+    /// picture has come that far: so it is not waited for long.
+    pub async fn caught_up(&self, revision: i64) -> bool {
+        self.mirror.reached(revision, Duration::from_secs(1)).await
+    }
+
     /// Whether the picture follows the store now. If not, it is as of the last contact.
     #[must_use]
     pub fn is_live(&self) -> bool {

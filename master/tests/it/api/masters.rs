@@ -4,9 +4,13 @@ use super::lifecycle::specs;
 use super::sessions::{ends, open_stream};
 use super::support::{Answer, Master, PASSWORD, Site, User, directory, eventually, master, site_over};
 use crate::postgres::Postgres;
+use async_trait::async_trait;
 use docklet_master_db::Db;
 use docklet_master_db::idempotency::{ABANDONED_SECONDS, Claim};
+use docklet_store::memory::MemoryStore;
+use docklet_store::{Entry, Event, Keeper, LeaseId, Listing, Outcome, Revisions, Store, StoreError, Txn, Watch};
 use docklet_types::report::Step;
+use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
 use docklet_types::view::{AppStatus, AppView, MasterView, Me, OperationView, VclusterView};
 use reqwest::Method;
@@ -14,6 +18,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// A site whose master is `front1`, and `front2` beside it. The server of the database comes last: it ends last.
 struct Pair {
@@ -23,11 +28,16 @@ struct Pair {
 }
 
 async fn pair() -> Pair {
+    pair_with(|store| Arc::new(store)).await
+}
+
+/// `second`: the store as the second master has it.
+async fn pair_with(second: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Pair {
     let postgres = Postgres::start().await;
     let url = postgres.database("docklet");
     let (one, two) = tokio::join!(Db::open_url(&url), Db::open_url(&url));
     let site = site_over(directory(), one.unwrap(), "HOST_NAME=front1").await;
-    let store = Arc::new(site.store.clone());
+    let store = second(site.store.clone());
     let (second, _) = master(site.dir.path(), "HOST_NAME=front2", two.unwrap(), store, site.access.clone()).await;
     Pair { second, site, _postgres: postgres }
 }
@@ -194,6 +204,85 @@ async fn waiting_at_one_for_what_the_other_was_asked_does_not_end_early() {
         assert_eq!(ada.act("/api/v1/vclusters/demo/start").await.status, 202);
         there.wait("demo", "failed").await;
     }
+}
+
+/// A store that tells of changes a while after they were made.
+struct Late(MemoryStore);
+
+const LATE: Duration = Duration::from_millis(400);
+
+struct LateWatch(mpsc::UnboundedReceiver<(tokio::time::Instant, Result<Vec<Event>, StoreError>)>);
+
+#[async_trait]
+impl Watch for LateWatch {
+    async fn next(&mut self) -> Result<Vec<Event>, StoreError> {
+        let (at, events) = self.0.recv().await.ok_or(StoreError::WatchEnded)?;
+        tokio::time::sleep_until(at + LATE).await;
+        events
+    }
+}
+
+#[async_trait]
+impl Store for Late {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.0.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.0.list(prefix).await
+    }
+    async fn revisions(&self, prefix: &str) -> Result<Revisions, StoreError> {
+        self.0.revisions(prefix).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.0.txn(txn).await
+    }
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>, StoreError> {
+        let mut inner = self.0.watch(prefix, revision).await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let events = inner.next().await;
+                let ended = events.is_err();
+                if sender.send((tokio::time::Instant::now(), events)).is_err() || ended {
+                    return;
+                }
+            }
+        });
+        Ok(Box::new(LateWatch(receiver)))
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>, StoreError> {
+        self.0.keep(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+}
+
+/// Whoever saw something at one master may act upon it at the other at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_is_behind_does_not_refuse_what_the_other_shows() {
+    let Pair { second, site, _postgres } = pair_with(|store| Arc::new(Late(store))).await;
+    let ada = site.sign_in("ada").await;
+    let there = ada.at(&second);
+    site.host.fail_at(Some(Step::Boot));
+    ada.create("demo", 1).await.ok::<VclusterView>(202);
+    ada.wait("demo", "failed").await;
+    site.host.fail_at(None);
+    assert_eq!(there.act("/api/v1/vclusters/demo/retry").await.status, 202);
+    ada.wait("demo", "running").await;
+    assert_eq!(ada.act("/api/v1/vclusters/demo/stop").await.status, 202);
+    there.wait("demo", "stopped").await;
+    // It still looks stopped there.
+    assert_eq!(ada.act("/api/v1/vclusters/demo/start").await.status, 202);
+    there.act("/api/v1/vclusters/demo/stop").await;
+    assert_eq!(specs(&site).await[0].wanted, Wanted::Stopped);
+    there.wait("demo", "stopped").await;
+    // Its name still looks taken there.
+    assert!(ada.delete("/api/v1/vclusters/demo?wait=absent&timeout=30").await.status.is_success());
+    there.create("demo", 1).await.ok::<VclusterView>(202);
 }
 
 #[tokio::test(flavor = "multi_thread")]
