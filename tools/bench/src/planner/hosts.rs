@@ -15,6 +15,7 @@ use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::report::{NodeReport, NodeState, Step, StepTiming, VclusterReport};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
+use futures::future::try_join_all;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -329,20 +330,15 @@ impl Fleet {
     /// Brings up hosts `from..to` and returns when all of them watch their plans.
     pub async fn bring_up(&mut self, names: &[HostName]) -> Result<(), HostsError> {
         for (group, names) in names.chunks(AT_ONCE).enumerate() {
+            let hosts: Vec<FakeHost> =
+                names.iter().enumerate().map(|(index, name)| self.host(group * AT_ONCE + index, name)).collect();
+            try_join_all(hosts.iter().map(FakeHost::describe)).await?;
             let mut waiting = Vec::new();
-            for (index, name) in names.iter().enumerate() {
-                let host = FakeHost {
-                    name: name.clone(),
-                    store: self.stores[(group * AT_ONCE + index) % self.stores.len()].clone(),
-                    keys: self.keys.clone(),
-                    sight: self.sight.clone(),
-                    answers: self.answers.subscribe(),
-                    ttl: self.ttl,
-                };
-                host.describe().await?;
+            for host in hosts {
+                let name = host.name.clone();
                 let (sender, up) = tokio::sync::oneshot::channel();
                 let task = self.tasks.spawn(host.run(sender));
-                if let Some(before) = self.hosts.insert(name.clone(), task) {
+                if let Some(before) = self.hosts.insert(name, task) {
                     before.abort();
                 }
                 waiting.push(up);
@@ -353,6 +349,17 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    fn host(&self, number: usize, name: &HostName) -> FakeHost {
+        FakeHost {
+            name: name.clone(),
+            store: self.stores[number % self.stores.len()].clone(),
+            keys: self.keys.clone(),
+            sight: self.sight.clone(),
+            answers: self.answers.subscribe(),
+            ttl: self.ttl,
+        }
     }
 
     /// Cuts the power of a share of the hosts; returns their names.
