@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docklet_daemon::fail;
-use docklet_store::{Entry, Store, Txn, Write};
+use docklet_store::{Entry, Pause, Store, Txn, Write};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -146,7 +146,7 @@ impl Comparison {
 }
 
 async fn send_for_ever(store: Arc<dyn Store>, shared: Arc<Shared>) {
-    let mut pause = Duration::from_millis(100);
+    let mut pause = Pause::from(Duration::from_millis(100));
     let mut away = false;
     loop {
         let urgent = {
@@ -190,6 +190,7 @@ async fn send_for_ever(store: Arc<dyn Store>, shared: Arc<Shared>) {
                 None => Write::Delete { key: key.clone() },
             })
             .collect();
+        let began = tokio::time::Instant::now();
         fail::before("report");
         let sent = store.txn(Txn { compares: Vec::new(), writes }).await;
         fail::after("report");
@@ -209,10 +210,9 @@ async fn send_for_ever(store: Arc<dyn Store>, shared: Arc<Shared>) {
             if !std::mem::replace(&mut away, true) {
                 tracing::warn!(%error, "reports do not reach the store; they are kept");
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            tokio::time::sleep(pause.after(began.elapsed())).await;
         } else {
-            pause = Duration::from_millis(100);
+            pause.reset();
             if std::mem::take(&mut away) {
                 tracing::info!("reports reach the store again");
             }

@@ -15,6 +15,9 @@ use crate::{
 
 /// How long one call may take before the store counts as unreachable.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long etcd may leave a connection without any answer. One that is merely behind must not be given all watches and
+/// leases to open anew as well.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// What etcd says where somebody's rights changed while a call was under way: the same call works.
 const RIGHTS_CHANGED: &str = "revision of auth store is old";
 /// What the client says where it found no connection to the member that it chose: nothing was sent, and another member
@@ -77,7 +80,7 @@ impl EtcdStore {
         let mut options = api::ConnectOptions::new()
             .with_require_leader(true)
             .with_connect_timeout(Duration::from_secs(2))
-            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(5))
+            .with_keep_alive(Duration::from_secs(5), ANSWERS_WITHIN)
             .with_keep_alive_while_idle(true);
         if let Some(files) = &address.identity {
             let tls = api::TlsOptions::new()

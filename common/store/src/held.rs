@@ -1,9 +1,12 @@
 //! A key that says "I am here": held by a lease for as long as its holder lives and reaches the store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{Keeper, LeaseId, Result, Store, Txn, Write};
+use crate::{Keeper, LeaseId, Pause, Result, Store, Txn, Write};
+
+/// After a call that failed.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Puts `key` under a lease of `ttl` and keeps it, through interruptions, until dropped. After a drop (or a crash) the
 /// key goes when the lease runs out.
@@ -45,23 +48,29 @@ struct Lease {
 
 async fn hold(store: Arc<dyn Store>, key: String, value: Vec<u8>, ttl: Duration) {
     let mut lease: Option<Lease> = None;
+    let mut pause = Pause::from(PAUSE);
     loop {
+        let began = Instant::now();
         let kept = match &mut lease {
             Some(lease) => keep(store.as_ref(), lease).await,
             None => Ok(false),
         };
         match kept {
-            Ok(true) => tokio::time::sleep(ttl / 3).await,
+            Ok(true) => {
+                pause.reset();
+                tokio::time::sleep(ttl / 3).await;
+            }
             Ok(false) => match take(store.as_ref(), &key, &value, ttl).await {
                 Ok(id) => lease = Some(Lease { id, keeper: None }),
                 Err(error) => {
                     tracing::debug!(key, %error, "cannot take the lease; trying again");
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    tokio::time::sleep(pause.after(began.elapsed())).await;
                 }
             },
             Err(error) => {
                 tracing::debug!(key, %error, "cannot keep the lease; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                // What it has left is running out: the pause does not grow.
+                tokio::time::sleep(Pause::from(PAUSE).after(Duration::ZERO)).await;
             }
         }
     }

@@ -4,6 +4,7 @@
 //! [`mirror`] keeps a copy of a prefix in memory, and [`keys`] is the one place that knows what a key looks like.
 
 use async_trait::async_trait;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 pub mod etcd;
@@ -208,6 +209,37 @@ impl StoreError {
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
+/// How long to wait before a call that failed is made again: longer each time, and about as long as it took to fail, so that
+/// thousands of hosts do not keep a store busy that is behind. No two wait alike.
+#[derive(Debug, Clone, Copy)]
+pub struct Pause {
+    first: Duration,
+    next: Duration,
+}
+
+impl Pause {
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    #[must_use]
+    pub const fn from(first: Duration) -> Self {
+        Self { first, next: first }
+    }
+
+    /// It went well: the next failure is the first again.
+    pub const fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    /// `took`: how long the call was waited for.
+    pub fn after(&mut self, took: Duration) -> Duration {
+        let pause = self.next.max(took);
+        self.next = (self.next * 2).min(Self::LONGEST);
+        // From half of that to the whole; the hasher's keys are random.
+        let random = RandomState::new().hash_one(()) % 1000;
+        pause.mul_f64(0.5 + random as f64 / 2000.0)
+    }
+}
+
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<Entry>>;
@@ -223,4 +255,22 @@ pub trait Store: Send + Sync + 'static {
     async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>>;
     /// Ends the lease and removes its keys at once.
     async fn revoke(&self, lease: LeaseId) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_follow_what_a_failure_took() {
+        let (first, none) = (Duration::from_millis(100), Duration::ZERO);
+        let mut pause = Pause::from(first);
+        let within = |pause: Duration, about: Duration| pause >= about / 2 && pause <= about;
+        for factor in [1, 2, 4, 8, 16, 20, 20] {
+            assert!(within(pause.after(none), first * factor));
+        }
+        assert!(within(pause.after(Duration::from_secs(5)), Duration::from_secs(5)));
+        pause.reset();
+        assert!(within(pause.after(none), first));
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch as signal;
 use tokio::time::Instant;
 
-use crate::{Event, Result, Revisions, Store, StoreError, Watch};
+use crate::{Event, Pause, Result, Revisions, Store, StoreError, Watch};
 
 /// A change that a watch lost is noticed after this time, all the same: most of it passes before the keys are compared,
 /// the rest is for what a watch still has to tell then.
@@ -115,19 +115,21 @@ impl<V: View> Mirror<V> {
 }
 
 async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String, shared: Arc<Shared<V>>) {
-    let mut pause = Duration::from_millis(50);
+    let mut pause = Pause::from(Duration::from_millis(50));
     // What the view was told last of each key, while the watch that told it goes on.
     let mut told: HashMap<String, i64> = shared.view.read().keys().into_iter().map(|key| (key, 0)).collect();
     let mut trusted = false;
     loop {
         let began = Instant::now();
-        let ended = match list_and_watch(store.as_ref(), &prefix, &shared, &mut told, trusted).await {
+        let begun = list_and_watch(store.as_ref(), &prefix, &shared, &mut told, trusted).await;
+        let took = began.elapsed();
+        let (ended, took) = match begun {
             Ok(watch) => {
-                pause = Duration::from_millis(50);
+                pause.reset();
                 let mut following = Following { shared: &shared, watch, told: &mut told };
-                following.go_on(store.as_ref(), &prefix, relist, began.elapsed()).await
+                (following.go_on(store.as_ref(), &prefix, relist, took).await, Duration::ZERO)
             }
-            Err(error) => Err(error),
+            Err(error) => (Err(error), took),
         };
         trusted = ended.is_ok();
         match ended {
@@ -137,8 +139,7 @@ async fn follow<V: View>(relist: Duration, store: Arc<dyn Store>, prefix: String
                 shared.live.store(false, Ordering::Release);
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        tokio::time::sleep(pause.after(took)).await;
     }
 }
 
@@ -156,9 +157,10 @@ impl<V: View> Following<'_, V> {
         loop {
             self.during(tokio::time::sleep((relist * 3 / 4).max(took * RELIST_SHARE))).await?;
             let began = Instant::now();
-            let there = self.during(store.revisions(prefix)).await??;
+            let there = self.during(store.revisions(prefix)).await?;
             took = began.elapsed();
-            let owed = self.owed(there);
+            // A store that is behind is asked another time: the watch goes on, and tells when it does not.
+            let owed = there.map(|there| self.owed(there)).unwrap_or_default();
             if !owed.is_empty() {
                 self.during(tokio::time::sleep(relist / 4)).await?;
                 if owed.iter().any(|owed| self.owes(owed)) {

@@ -86,6 +86,8 @@ pub struct Docklet {
     pub backlog: Placed,
     /// From the backlog's last plan until every host has reported all its nodes as running.
     pub backlog_running_s: f64,
+    /// Reports of hosts that etcd did not take at once, over the whole run.
+    pub failed_reports: u64,
     /// From the request until all nodes are reported running, with the store full.
     pub small: Latency,
     pub small_nodes: u32,
@@ -192,7 +194,10 @@ impl Report {
             "{} hosts with {} nodes vanish: leases end after {:.1} s, all shown unreachable {:.2} s later; {} plans written, {} nodes started twice; back in {:.1} s",
             gone.hosts, gone.nodes, gone.leases_ended_s, gone.shown_after_s, gone.plans_written, gone.started_twice, gone.back_s
         ));
-        out.push(format!("backlog: all running {:.1} s after its last plan", docklet.backlog_running_s));
+        out.push(format!(
+            "backlog: all running {:.1} s after its last plan; {} reports failed at first over the whole run",
+            docklet.backlog_running_s, docklet.failed_reports
+        ));
         let m = &self.machine;
         out.push(format!(
             "{} hosts, {} nodes, {} per vcluster · {} CPUs ({}), {} MiB, kernel {}, {}",

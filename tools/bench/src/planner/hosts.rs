@@ -7,7 +7,7 @@ use docklet_store::etcd::EtcdStore;
 use docklet_store::held::Held;
 use docklet_store::keys::{Key, Keys};
 use docklet_store::mirror::{Mirror, View};
-use docklet_store::{Store, StoreError, Txn};
+use docklet_store::{Pause, Store, StoreError, Txn};
 use docklet_types::host::{Capacity, HostReport};
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::name::{HostName, NameError};
@@ -27,7 +27,9 @@ const BATCH: usize = 64;
 /// Hosts that come up at the same time.
 const AT_ONCE: usize = 64;
 /// After a write that the store did not take, as a worker has it.
-const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(100);
+/// A worker reads its reports this often, and compares them with what it knows.
+const COMPARE: Duration = Duration::from_secs(30);
 /// Until a host that cannot describe itself gives up.
 const TRIES: usize = 60;
 
@@ -52,6 +54,9 @@ pub struct Seen {
     pub twice: u64,
     /// Plans that came, changed or went.
     pub plans: u64,
+    /// Reports that the store did not take at once, and why not the last one.
+    pub failed: u64,
+    pub last_failure: String,
 }
 
 /// Shared by all hosts.
@@ -78,6 +83,12 @@ impl Sight {
             Some((before, _)) if before != *host => seen.twice += 1,
             Some(_) => {}
         }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        let mut seen = self.look();
+        seen.failed += 1;
+        seen.last_failure = crate::chain(error);
     }
 
     fn gone(&self, host: &HostName, node: NodeId) {
@@ -171,11 +182,13 @@ impl FakeHost {
             started_at: Micros::now(),
         };
         let txn = Txn::new().put(self.keys.write(&Key::Host(self.name.clone())), &report).map_err(HostsError::Store)?;
+        let mut pause = Pause::from(AGAIN);
         for _ in 0..TRIES {
+            let began = Instant::now();
             if self.store.txn(txn.clone()).await.is_ok() {
                 return Ok(());
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause.after(began.elapsed())).await;
         }
         self.store.txn(txn).await.map(drop).map_err(HostsError::Store)
     }
@@ -195,6 +208,14 @@ impl FakeHost {
         let mut changes = mirror.subscribe();
         mirror.wait_live().await;
         let _ = up.send(());
+        let compare = Self::compare(self.store.clone(), self.keys.reports_of(&self.name));
+        tokio::select! {
+            () = compare => {}
+            () = self.answer_all(&mirror, &mut changes) => {}
+        }
+    }
+
+    async fn answer_all(&mut self, mirror: &Mirror<Plans>, changes: &mut watch::Receiver<i64>) {
         loop {
             if self.answers.wait_for(|answers| *answers).await.is_err() {
                 return;
@@ -245,15 +266,24 @@ impl FakeHost {
 
     /// Tries until the store has it, as a worker does.
     async fn send(&self, reports: &[(String, Vec<u8>)]) {
+        let mut pause = Pause::from(AGAIN);
         loop {
             let mut txn = Txn::new();
             for (key, value) in reports {
                 txn.writes.push(docklet_store::Write::Put { key: key.clone(), value: value.clone(), lease: None });
             }
-            match self.store.txn(txn).await {
-                Ok(_) => return,
-                Err(_) => tokio::time::sleep(AGAIN).await,
-            }
+            let began = Instant::now();
+            let Err(error) = self.store.txn(txn).await else { return };
+            self.sight.failed(&error);
+            tokio::time::sleep(pause.after(began.elapsed())).await;
+        }
+    }
+
+    /// What a worker asks of the store though nothing happens. What comes of it is nobody's business here.
+    async fn compare(store: Arc<dyn Store>, prefix: String) {
+        loop {
+            tokio::time::sleep(COMPARE).await;
+            let _ = store.list(&prefix).await;
         }
     }
 }

@@ -218,6 +218,7 @@ impl Bench<'_> {
         self.until_ready(self.planned_nodes(options.nodes)).await?;
         docklet.backlog_running_s = rounded(began.elapsed().as_secs_f64());
         docklet.vanished.started_twice = self.fleet.sight.look().twice;
+        docklet.failed_reports = self.fleet.sight.look().failed;
         let ratio = docklet.backlog.per_second / median(&figures.placements_per_second).max(1.0);
         Ok(Report {
             docklet,
@@ -302,11 +303,20 @@ impl Bench<'_> {
         let deadline = Instant::now() + LIMIT;
         while !holds() {
             if Instant::now() > deadline {
+                self.say_failures();
                 return Err(PlannerError::Late { what });
             }
             tokio::time::sleep(LOOK).await;
         }
+        self.say_failures();
         Ok(())
+    }
+
+    fn say_failures(&self) {
+        let seen = self.fleet.sight.look();
+        if seen.failed > 0 {
+            say(&format!("{} reports failed at first, the last one because: {}", seen.failed, seen.last_failure));
+        }
     }
 
     async fn until_ready(&self, nodes: usize) -> Result<()> {
