@@ -155,16 +155,9 @@ impl Docklet {
 
     /// Unpacks the image on the host by running one node, and returns the directories of its layers, lowest first.
     pub async fn warm_up(&mut self, fs_prefix: &Path) -> Result<Vec<PathBuf>> {
-        let image = self
-            .client
-            .images()
-            .await?
-            .into_iter()
-            .find(|i| i.name == self.image)
-            .ok_or_else(|| DockletError::NoImage(self.image.clone()))?;
         self.launch(1).await?;
         self.remove().await?;
-        layers(&Paths::new(fs_prefix).unpacked_images(), &self.image, &image.digest)
+        unpacked(&self.client, fs_prefix, &self.image).await
     }
 
     /// Removes whatever is there; errors are told but stop nothing.
@@ -181,6 +174,13 @@ impl Docklet {
             self.own_session = false;
         }
     }
+}
+
+/// The directories of the layers of an image that a node was started of on this host, lowest first.
+pub async fn unpacked(client: &Client, fs_prefix: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let images = client.images().await?;
+    let image = images.into_iter().find(|i| i.name == name).ok_or_else(|| DockletError::NoImage(name.to_owned()))?;
+    layers(&Paths::new(fs_prefix).unpacked_images(), name, &image.digest)
 }
 
 /// The unpacked layers of an image, from the manifest that the worker keeps beside them.

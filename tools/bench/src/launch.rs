@@ -153,7 +153,7 @@ async fn measure(options: &Options, sides: &mut Sides) -> Result<Report, LaunchE
         }
         Err(why) => say(why),
     }
-    let floor = sides.floor.insert(Floor::prepare(options, layers).await?);
+    let floor = sides.floor.insert(Floor::prepare(&options.server.fs_prefix, layers).await?);
     // The first containers after a boot load kernel modules, and LXD's first unpacks the image; no round should pay.
     floor.round(1, options.timeout).await?;
     if let Some(lxd) = &sides.lxd {

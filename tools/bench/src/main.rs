@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         Command::FloorNode => floor::stage::run().map_err(|e| chain(&e)),
         Command::LxdDaemon => lxd::stage::run().map_err(|e| chain(&e)),
         Command::Launch(options) => as_root(launch::run(&options)),
+        Command::Many(options) if options.floor => as_root(many::run(&options)),
         Command::Many(options) => run(many::run(&options)),
         Command::Proxy(options) => as_root(proxy::run(options)),
         Command::Terminal(options) => as_root(terminal::run(options)),

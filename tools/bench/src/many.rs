@@ -1,5 +1,6 @@
 //! `docklet-bench many`: nodes in batches until there are very many, what each batch takes, and what the daemons need
-//! while all of them run and nobody asks for anything.
+//! while all of them run and nobody asks for anything. Where it is asked for, plain `lxc-start` containers in the same
+//! batches beside it: what the kernel takes for the thousandth container is in both.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use docklet_client::{Client, Target};
@@ -11,7 +12,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::docklet::{DockletError, sign_in};
+use crate::docklet::{DockletError, sign_in, unpacked};
+use crate::floor::{Floor, FloorError};
 use crate::interrupted;
 use crate::stats::Machine;
 
@@ -25,9 +27,12 @@ pub struct Options {
     /// Nodes in all.
     #[arg(short, long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub nodes: u32,
-    /// Nodes of each vcluster; they are made one after the other.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub each: u32,
+    /// Vclusters that they are in; these are made one after the other.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub vclusters: u32,
+    /// Measure plain lxc-start in the same batches first, after one node of Docklet's, which unpacks the image.
+    #[arg(long)]
+    pub floor: bool,
     /// Image of the nodes.
     #[arg(long, default_value = "small")]
     pub image: String,
@@ -54,13 +59,15 @@ pub struct Options {
 pub enum ManyError {
     #[error("docklet")]
     Docklet(#[from] DockletError),
+    #[error("floor")]
+    Floor(#[from] FloorError),
     #[error("signals cannot be received")]
     Signals(#[source] std::io::Error),
     #[error("interrupted; everything made was removed")]
     Interrupted,
 }
 
-/// One vcluster on the way to the whole.
+/// One vcluster, or as many plain containers, on the way to the whole.
 #[derive(Debug, Clone, Serialize)]
 struct Batch {
     /// Nodes that ran before it.
@@ -69,6 +76,23 @@ struct Batch {
     ready_s: f64,
     /// Of each node.
     millis_each: f64,
+}
+
+/// All batches of one side.
+#[derive(Debug, Serialize)]
+struct Batches {
+    batches: Vec<Batch>,
+    /// Time of each node of the last tenth over that of the first.
+    last_over_first: f64,
+}
+
+impl Batches {
+    fn of(batches: Vec<Batch>) -> Self {
+        let tenth = batches.len().div_ceil(10);
+        let millis = |part: &[Batch]| part.iter().map(|b| b.millis_each).sum::<f64>() / part.len() as f64;
+        let last_over_first = millis(&batches[batches.len() - tenth..]) / millis(&batches[..tenth]);
+        Self { batches, last_over_first }
+    }
 }
 
 /// A daemon over [`IDLE`].
@@ -84,9 +108,9 @@ struct Daemon {
 struct Report {
     nodes: u32,
     image: String,
-    batches: Vec<Batch>,
-    /// Time of a node of the last batch over that of the first.
-    last_over_first: f64,
+    docklet: Batches,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    floor: Option<Batches>,
     idle: Vec<Daemon>,
     /// Memory of the machine in use per node.
     node_mib: f64,
@@ -98,6 +122,7 @@ struct Report {
 pub async fn run(options: &Options) -> Result<(), ManyError> {
     let (client, _, own_session) = sign_in(&options.server).await?;
     let prefix = format!("many-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
+    let floor = if options.floor { Some(floor(options, &client, &prefix).await?) } else { None };
     let measured = tokio::select! {
         measured = measure(options, &client, &prefix) => measured.map_err(ManyError::from),
         stopped = interrupted() => stopped.map_err(ManyError::Signals).and(Err(ManyError::Interrupted)),
@@ -108,7 +133,7 @@ pub async fn run(options: &Options) -> Result<(), ManyError> {
     if own_session {
         let _ = client.sign_out().await;
     }
-    let report = Report { gone_s: gone.as_secs_f64(), ..measured? };
+    let report = Report { gone_s: gone.as_secs_f64(), floor, ..measured? };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
@@ -117,41 +142,79 @@ pub async fn run(options: &Options) -> Result<(), ManyError> {
     Ok(())
 }
 
+/// How many nodes each vcluster has; the first ones have one more where it does not come out even.
+fn sizes(nodes: u32, vclusters: u32) -> impl Iterator<Item = u32> {
+    let (each, more) = (nodes / vclusters, nodes % vclusters);
+    (0..vclusters).map(move |index| each + u32::from(index < more)).filter(|size| *size > 0)
+}
+
+fn batch(side: &str, before: u32, nodes: u32, took: Duration) -> Batch {
+    let millis_each = took.as_secs_f64() * 1000.0 / f64::from(nodes);
+    eprintln!("{side:9} {before:5} + {nodes:4} nodes: {:.2} s, {millis_each:.1} ms each", took.as_secs_f64());
+    Batch { before, nodes, ready_s: took.as_secs_f64(), millis_each }
+}
+
+/// The same number of plain containers, which are gone again when this returns.
+async fn floor(options: &Options, client: &Client, prefix: &str) -> Result<Batches, ManyError> {
+    // The image is unpacked by the first node that needs it.
+    vcluster(options, client, &format!("{prefix}-w"), 1).await?;
+    remove(client, prefix, options.timeout).await;
+    let layers = unpacked(client, &options.server.fs_prefix, &options.image).await?;
+    let mut floor = Floor::prepare(&options.server.fs_prefix, layers).await?;
+    let measured = tokio::select! {
+        measured = floor_batches(options, &mut floor) => measured.map_err(ManyError::from),
+        stopped = interrupted() => stopped.map_err(ManyError::Signals).and(Err(ManyError::Interrupted)),
+    };
+    floor.remove().await;
+    measured
+}
+
+async fn floor_batches(options: &Options, floor: &mut Floor) -> Result<Batches, FloorError> {
+    let mut batches = Vec::new();
+    let mut there = 0;
+    for nodes in sizes(options.nodes, options.vclusters) {
+        let took = floor.batch(nodes, options.timeout).await?;
+        batches.push(batch("lxc-start", there, nodes, took));
+        there += nodes;
+    }
+    Ok(Batches::of(batches))
+}
+
+/// Makes a vcluster and waits until it runs.
+async fn vcluster(options: &Options, client: &Client, name: &str, nodes: u32) -> Result<(), DockletError> {
+    let request = CreateVcluster {
+        name: name.to_owned(),
+        nodes: i64::from(nodes),
+        image: Some(options.image.clone()),
+        size: Some(SizeRequest {
+            cpu: Some(options.cpu),
+            memory_mib: Some(options.memory),
+            disk_mib: Some(options.disk),
+        }),
+        ..CreateVcluster::default()
+    };
+    let view = client.create(&request).await?;
+    let target = Target::of(&view, Status::Running);
+    client.wait(name, target, options.timeout).await.map(drop).map_err(DockletError::Ready)
+}
+
 async fn measure(options: &Options, client: &Client, prefix: &str) -> Result<Report, DockletError> {
     let used_before = used_mib();
-    let mut batches: Vec<Batch> = Vec::new();
+    let mut batches = Vec::new();
     let mut there = 0;
-    while there < options.nodes {
-        let nodes = options.each.min(options.nodes - there);
-        let request = CreateVcluster {
-            name: format!("{prefix}-{}", batches.len()),
-            nodes: i64::from(nodes),
-            image: Some(options.image.clone()),
-            size: Some(SizeRequest {
-                cpu: Some(options.cpu),
-                memory_mib: Some(options.memory),
-                disk_mib: Some(options.disk),
-            }),
-            ..CreateVcluster::default()
-        };
+    for nodes in sizes(options.nodes, options.vclusters) {
         let began = Instant::now();
-        let view = client.create(&request).await?;
-        let target = Target::of(&view, Status::Running);
-        client.wait(&request.name, target, options.timeout).await.map_err(DockletError::Ready)?;
-        let took = began.elapsed();
-        let millis_each = took.as_secs_f64() * 1000.0 / f64::from(nodes);
-        eprintln!("{there:5} + {nodes:4} nodes: {:.2} s, {millis_each:.1} ms each", took.as_secs_f64());
-        batches.push(Batch { before: there, nodes, ready_s: took.as_secs_f64(), millis_each });
+        vcluster(options, client, &format!("{prefix}-{}", batches.len()), nodes).await?;
+        batches.push(batch("docklet", there, nodes, began.elapsed()));
         there += nodes;
     }
     tokio::time::sleep(SETTLE).await;
     let node_mib = (used_mib() - used_before) / f64::from(there.max(1));
-    let ratio = |batches: &[Batch]| Some(batches.last()?.millis_each / batches.first()?.millis_each);
     Ok(Report {
         nodes: there,
         image: options.image.clone(),
-        last_over_first: ratio(&batches).unwrap_or(f64::NAN),
-        batches,
+        docklet: Batches::of(batches),
+        floor: None,
         idle: idle(&options.server.fs_prefix).await,
         node_mib,
         gone_s: 0.0,
@@ -227,13 +290,16 @@ fn table(report: &Report) -> String {
         }
     };
     let mut batches = Table::new();
-    batches.load_style(presets::NOTHING).set_header(["before", "nodes", "ready", "each"]);
-    for b in &report.batches {
+    batches.load_style(presets::NOTHING).set_header(["before", "nodes", "ready", "each", "lxc-start"]);
+    let floor = report.floor.as_ref();
+    for (index, b) in report.docklet.batches.iter().enumerate() {
+        let least = floor.and_then(|f| f.batches.get(index));
         batches.add_row([
             Cell::new(b.before),
             Cell::new(b.nodes),
             Cell::new(format!("{:.2} s", b.ready_s)),
             Cell::new(format!("{:.1} ms", b.millis_each)),
+            Cell::new(least.map_or_else(String::new, |l| format!("{:.1} ms", l.millis_each))),
         ]);
     }
     right(&mut batches);
@@ -248,9 +314,10 @@ fn table(report: &Report) -> String {
     }
     right(&mut idle);
     let m = &report.machine;
+    let least = floor.map_or_else(String::new, |f| format!(" (lxc-start: {:.2})", f.last_over_first));
     format!(
-        "{batches}\nlast over first: {:.2} · {:.1} MiB per node · all gone after {:.2} s\n\n{idle}\n\n{} nodes of {} · {} CPUs ({}), {} MiB, kernel {}, LXC {}, cgroup {}",
-        report.last_over_first,
+        "{batches}\nlast tenth over first: {:.2}{least} · {:.1} MiB per node · all gone after {:.2} s\n\n{idle}\n\n{} nodes of {} · {} CPUs ({}), {} MiB, kernel {}, LXC {}, cgroup {}",
+        report.docklet.last_over_first,
         report.node_mib,
         report.gone_s,
         report.nodes,
@@ -262,4 +329,26 @@ fn table(report: &Report) -> String {
         m.lxc,
         m.cgroup
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nodes_are_spread_over_vclusters_and_none_is_lost() {
+        assert_eq!(sizes(1000, 100).collect::<Vec<_>>(), [10; 100]);
+        assert_eq!(sizes(1000, 1).collect::<Vec<_>>(), [1000]);
+        assert_eq!(sizes(10, 3).collect::<Vec<_>>(), [4, 3, 3]);
+        assert_eq!(sizes(2, 3).collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn the_last_tenth_is_compared_with_the_first() {
+        let batch = |millis_each| Batch { before: 0, nodes: 1, ready_s: 0.0, millis_each };
+        assert!((Batches::of(vec![batch(10.0), batch(50.0), batch(20.0)]).last_over_first - 2.0).abs() < 1e-9);
+        let twenty = (1..=20).map(|n| batch(f64::from(n))).collect();
+        assert!((Batches::of(twenty).last_over_first - 13.0).abs() < 1e-9);
+    }
 }

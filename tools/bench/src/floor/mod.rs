@@ -24,9 +24,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::Child;
 
-use crate::launch::Options;
-
-const BRIDGE: &str = "floor0";
+/// Names of bridges; a number follows.
+const BRIDGE: &str = "floor";
 /// Of our directories' names; the process id follows.
 pub const PREFIX: &str = "docklet-bench-";
 /// How often the containers that are not ready are looked at: far below what is measured.
@@ -85,19 +84,20 @@ pub struct Floor {
     /// What containers write, on the same file system as Docklet's nodes.
     disks: PathBuf,
     host_key: Vec<u8>,
+    bridges: u32,
     nodes: Vec<Node>,
 }
 
 impl Floor {
-    /// Makes what all rounds share.
-    pub async fn prepare(options: &Options, layers: Vec<PathBuf>) -> Result<Self> {
+    /// Makes what all rounds share. `fs_prefix` is Docklet's, whose pool is used where it is there.
+    pub async fn prepare(fs_prefix: &Path, layers: Vec<PathBuf>) -> Result<Self> {
         for layer in &layers {
             fs::read_dir(layer).attempting(|| format!("read the layer {}", layer.display()))?;
         }
         let range = LAST_RANGE;
         let newuidmap =
             ["/etc/subuid", "/etc/subgid"].iter().all(|f| fs::read_to_string(f).is_ok_and(|t| look::covers(&t, range)));
-        let pool = options.server.fs_prefix.join("local").join("pool");
+        let pool = fs_prefix.join("local").join("pool");
         let base = if pool.is_dir() { pool } else { PathBuf::from("/var/tmp") };
         sweep(&base);
         sweep(Path::new("/run"));
@@ -108,8 +108,18 @@ impl Floor {
             namespace(CloneFlags::CLONE_NEWUSER, "user", |pid| map_ids(pid, range))?,
         );
         // From here on there is something to remove, so nothing may return before it is in the value.
-        let mut floor =
-            Self { layers, range, newuidmap, network, users, run, disks, host_key: Vec::new(), nodes: Vec::new() };
+        let mut floor = Self {
+            layers,
+            range,
+            newuidmap,
+            network,
+            users,
+            run,
+            disks,
+            host_key: Vec::new(),
+            bridges: 0,
+            nodes: Vec::new(),
+        };
         match floor.furnish() {
             Ok(()) => Ok(floor),
             Err(e) => {
@@ -133,14 +143,21 @@ impl Floor {
         let key = self.run.join("host_key");
         command(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f"]).arg(&key))?;
         self.host_key = fs::read(&key).attempting(|| format!("read {}", key.display()))?;
+        self.ip("link set lo up")?;
+        self.bridge()
+    }
+
+    /// Makes another bridge, which the containers that are started from now on are plugged into.
+    fn bridge(&mut self) -> Result<()> {
+        let number = self.bridges;
         for line in [
-            "link set lo up".to_owned(),
-            format!("link add {BRIDGE} type bridge"),
-            format!("addr add 10.0.0.1/16 dev {BRIDGE}"),
-            format!("link set {BRIDGE} up"),
+            format!("link add {BRIDGE}{number} type bridge"),
+            format!("addr add 10.{number}.0.1/16 dev {BRIDGE}{number}"),
+            format!("link set {BRIDGE}{number} up"),
         ] {
             self.ip(&line)?;
         }
+        self.bridges += 1;
         Ok(())
     }
 
@@ -159,20 +176,32 @@ impl Floor {
 
     /// Starts `count` containers, waits until all are ready, removes them, waits until all are gone.
     pub async fn round(&mut self, count: u32, timeout: Duration) -> Result<(Duration, Duration)> {
+        let ready = self.more(count, timeout).await?;
+        let began = Instant::now();
+        self.end(timeout).await?;
+        Ok((ready, began.elapsed()))
+    }
+
+    /// Starts `count` containers beside those that are there, on a bridge of their own, and waits until all are ready.
+    pub async fn batch(&mut self, count: u32, timeout: Duration) -> Result<Duration> {
+        if !self.nodes.is_empty() {
+            self.bridge()?;
+        }
+        self.more(count, timeout).await
+    }
+
+    async fn more(&mut self, count: u32, timeout: Duration) -> Result<Duration> {
         let began = Instant::now();
         for index in 0..count {
             let node = self.start(index)?;
             self.nodes.push(node);
         }
         self.all_ready(began, timeout).await?;
-        let ready = began.elapsed();
-        let began = Instant::now();
-        self.end(timeout).await?;
-        Ok((ready, began.elapsed()))
+        Ok(began.elapsed())
     }
 
     fn start(&self, index: u32) -> Result<Node> {
-        let name = format!("dkbench-{}-{index}", std::process::id());
+        let name = format!("dkbench-{}-{}", std::process::id(), self.nodes.len());
         let disk = self.disks.join(&name);
         self.disk(&disk, index).attempting(|| format!("make {}", disk.display()))?;
         let config = self.run.join(format!("{name}.conf"));
@@ -243,7 +272,8 @@ impl Floor {
         let stage = stage.display();
         let log = self.run.join(name);
         let log = log.display();
-        let address = format!("10.0.{}.{}", (index + 2) / 256, (index + 2) % 256);
+        let bridge = self.bridges - 1;
+        let address = format!("10.{bridge}.{}.{}", (index + 2) / 256, (index + 2) % 256);
         let node = index + 1;
         format!(
             "lxc.uts.name = node{node}\n\
@@ -254,8 +284,8 @@ impl Floor {
              lxc.autodev = 1\nlxc.pty.max = 1024\nlxc.tty.max = 0\n\
              lxc.cap.drop = mac_admin mac_override sys_time sys_module sys_rawio\n\
              lxc.console.path = none\nlxc.log.file = {log}.log\nlxc.log.level = ERROR\n\
-             lxc.net.0.type = veth\nlxc.net.0.link = {BRIDGE}\nlxc.net.0.flags = up\nlxc.net.0.name = eth0\n\
-             lxc.net.0.ipv4.address = {address}/16\nlxc.net.0.ipv4.gateway = 10.0.0.1\n"
+             lxc.net.0.type = veth\nlxc.net.0.link = {BRIDGE}{bridge}\nlxc.net.0.flags = up\nlxc.net.0.name = eth0\n\
+             lxc.net.0.ipv4.address = {address}/16\nlxc.net.0.ipv4.gateway = 10.{bridge}.0.1\n"
         )
     }
 
@@ -328,7 +358,7 @@ impl Floor {
 
     /// Removes everything. What cannot be removed is told and stops nothing.
     pub async fn remove(mut self) {
-        if let Err(e) = self.end(Duration::from_secs(20)).await {
+        if let Err(e) = self.end(Duration::from_secs(120)).await {
             eprintln!("docklet-bench: {}", crate::chain(&e));
         }
         for node in &mut self.nodes {
