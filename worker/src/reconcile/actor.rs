@@ -15,7 +15,7 @@ use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
 use docklet_worker_plan::node::{NOTHING, Seen};
 use docklet_worker_plan::{NodeAction, NodeTodo, Trouble, VclusterHistory, node};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,10 @@ pub(super) struct Loop {
     /// Counts changes of what the ledger holds.
     pub ledger_version: u64,
     pub ledger_saving: bool,
+    /// Somebody waits for a change that must be on disk first.
+    pub ledger_hurry: bool,
+    /// Ends the rest after the last save.
+    pub ledger_wake: Arc<Notify>,
     pub ledger_saved: watch::Sender<u64>,
     pub stopping: bool,
     /// The loss that is being answered, and whether the host was looked at since.
@@ -129,6 +133,8 @@ impl Loop {
             contact_by,
             ledger_version: 0,
             ledger_saving: false,
+            ledger_hurry: false,
+            ledger_wake: Arc::default(),
             ledger_saved: watch::Sender::new(0),
             stopping: false,
             seen_loss: None,
@@ -246,6 +252,8 @@ impl Loop {
         }
         self.members.entry(plan.vcluster).or_default().insert(id);
         self.dirty_vclusters.insert(plan.vcluster);
+        // A restart that somebody waits for is put on disk at once.
+        self.ledger_hurry |= node.history.replacing.is_some() && node.history.replacing == node.observed.init_pid;
         node.plan = Some(plan);
         node.interrupt_if_outdated();
         self.dirty_nodes.insert(id);
@@ -367,6 +375,7 @@ impl Loop {
         node.touched = self.count;
         node.observed = outcome.observed;
         let plan = node.plan.clone();
+        let replacing = node.history.replacing;
         match outcome.result {
             NodeResult::Interrupted => {}
             NodeResult::Done => {
@@ -387,8 +396,13 @@ impl Loop {
                 }
             }
         }
+        let restarted = node.history.replacing != replacing;
         if node.ended.take().is_some_and(|pid| node.observed.init_pid == Some(pid)) {
             self.init_is_gone(id, None);
+        }
+        if restarted {
+            // Nothing else that a task changes is in the local copy.
+            self.ledger_changed();
         }
         if let Some(plan) = &plan {
             self.dirty_vclusters.insert(plan.vcluster);
@@ -396,7 +410,6 @@ impl Loop {
             self.nodes.remove(&id);
         }
         self.dirty_nodes.insert(id);
-        self.ledger_changed();
     }
 
     fn init_ended(&mut self, id: NodeId, pid: i32, log: Option<String>) {

@@ -17,8 +17,12 @@ use crate::machine;
 
 /// Troubles of nodes that end with the host's.
 const HOSTS_OWN: [&str; 2] = ["host_check_failed", "shared_directory"];
-/// Changes of plans come in crowds; the local copy is written this long after the first.
+/// Changes of plans come in crowds; the local copy is written this long after the last time.
 const GATHER: Duration = Duration::from_millis(200);
+/// It is written as a whole: the more nodes there are, the seldomer. Of the time goes to that one part of so many.
+const SAVING_SHARE: u32 = 50;
+/// It is behind for no longer than this because of that.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 impl Loop {
     /// Before the first plan is followed: check the host, see what is on it, hear from the store.
@@ -296,22 +300,28 @@ impl Loop {
 
     /// Writes the local copy where it is behind; one writer at a time.
     pub(super) fn save_ledger(&mut self) {
-        if self.ledger_saving || *self.ledger_saved.borrow() >= self.ledger_version {
+        if self.ledger_saving {
+            if self.ledger_hurry {
+                self.ledger_wake.notify_one();
+            }
+            return;
+        }
+        if *self.ledger_saved.borrow() >= self.ledger_version {
             return;
         }
         self.ledger_saving = true;
-        // A restart that somebody waits for is put on disk at once.
-        let hurry =
-            self.nodes.values().any(|n| n.history.replacing.is_some() && n.history.replacing == n.observed.init_pid);
+        let hurry = std::mem::take(&mut self.ledger_hurry);
         let (ledger, version, directory) = (self.ledger(), self.ledger_version, self.settings.paths.worker_state());
-        let context = self.context.clone();
+        let (context, wake) = (self.context.clone(), self.ledger_wake.clone());
         self.tasks.spawn(async move {
+            let began = Instant::now();
             let saved = tokio::task::spawn_blocking(move || ledger.save(&directory)).await;
             if let Ok(Err(error)) = saved {
                 tracing::error!(%error, source = std::error::Error::source(&error).map(ToString::to_string), "the local copy of the plans is out of date");
             }
             if !hurry {
-                tokio::time::sleep(GATHER).await;
+                let rest = (began.elapsed() * SAVING_SHARE).clamp(GATHER, LONGEST_REST);
+                let _ = tokio::time::timeout(rest, wake.notified()).await;
             }
             context.tell(Event::Saved(version));
         });
