@@ -35,7 +35,7 @@ start() {
   mkdir -p "$(fs_prefix)/local"
   umask 077
   make_certificates "$ip"
-  etcd_arguments etcd1 "$ip" "etcd1=https://$ip:$PEER_PORT"
+  etcd_arguments etcd1 "$ip" "etcd1=https://$ip:$PEER_PORT" new
   start_member
   wait_until 20 eval "etcdctl_client '$ip' endpoint health >/dev/null 2>&1" || die "etcd did not answer within 20 s; see $(member_log)"
   say "etcd answers at $ip:$CLIENT_PORT: put ETCD=$ip:$CLIENT_PORT into docklet.conf"

@@ -95,26 +95,35 @@ install_master() {
   done
 }
 
-# etcd_arguments NAME IP INITIAL-CLUSTER: sets ARGUMENTS.
+# How large a member's file may grow before the cluster takes no more writes (docs/how-to/several-hosts.md).
+quota_bytes() {
+  local bytes=${DOCKLET_ETCD_QUOTA_BYTES:-8589934592}
+  [[ $bytes =~ ^[0-9]+$ ]] || die "DOCKLET_ETCD_QUOTA_BYTES=$bytes is not a number of bytes"
+  printf '%s\n' "$bytes"
+}
+
+# etcd_arguments NAME IP INITIAL-CLUSTER new|existing: sets ARGUMENTS. The state counts only where there is no data yet.
 etcd_arguments() {
-  local name=$1 ip=$2 initial=$3 data
+  local name=$1 ip=$2 initial=$3 state=$4 data quota
   data=$(member_data)
+  quota=$(quota_bytes)
   ARGUMENTS=(
     --name "$name" --data-dir "$data/data"
     --listen-client-urls "https://$ip:$CLIENT_PORT,https://127.0.0.1:$CLIENT_PORT"
     --advertise-client-urls "https://$ip:$CLIENT_PORT"
     --listen-peer-urls "https://$ip:$PEER_PORT" --initial-advertise-peer-urls "https://$ip:$PEER_PORT"
-    --initial-cluster "$initial" --initial-cluster-token docklet --initial-cluster-state new
+    --initial-cluster "$initial" --initial-cluster-token docklet --initial-cluster-state "$state"
     --client-cert-auth --trusted-ca-file "$data/certificates/ca.crt"
     --cert-file "$data/certificates/server.crt" --key-file "$data/certificates/server.key"
     --peer-client-cert-auth --peer-cert-allowed-cn "$MEMBER" --peer-trusted-ca-file "$data/certificates/ca.crt"
     --peer-cert-file "$data/certificates/server.crt" --peer-key-file "$data/certificates/server.key"
-    --max-txn-ops 4096 --auto-compaction-retention 10m --quota-backend-bytes 8589934592 --snapshot-count 5000
+    --max-txn-ops 4096 --max-request-bytes 8388608 --auto-compaction-retention 10m --quota-backend-bytes "$quota"
+    --snapshot-count 5000
     --logger zap
   )
 }
 
-# etcdctl_client IP COMMAND…
+# etcdctl_client IP COMMAND…: as a master.
 etcdctl_client() {
   local ip=$1 identity
   identity=$(identity_directory)
@@ -132,7 +141,8 @@ member_pid() {
 
 member_runs() {
   if has_systemd; then
-    systemctl is-active --quiet "$UNIT"
+    # A member that waits for the others is not active yet, and one that ends is started again and again.
+    [[ $(systemctl show --property SubState --value "$UNIT") =~ ^(start|running)$ ]]
   else
     member_pid >/dev/null
   fi
@@ -142,7 +152,8 @@ start_member() {
   mkdir -p "$(dirname "$(member_log)")"
   if has_systemd; then
     write_unit
-    systemctl enable --quiet --now "$UNIT"
+    systemctl enable --quiet "$UNIT"
+    systemctl restart --no-block "$UNIT"
   else
     # shellcheck disable=SC2016 # expanded by the inner shell
     setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' bash "$(member_data)/pid" \
@@ -153,7 +164,7 @@ start_member() {
 write_unit() {
   {
     printf '[Unit]\nDescription=etcd member for Docklet\nAfter=network-online.target\nWants=network-online.target\n\n'
-    printf '[Service]\nType=notify\nRestart=always\nRestartSec=2\nLimitNOFILE=65536\nExecStart=%s' "$(command -v etcd)"
+    printf '[Service]\nType=notify\nRestart=always\nRestartSec=2\nTimeoutStartSec=infinity\nLimitNOFILE=65536\nExecStart=%s' "$(command -v etcd)"
     printf ' "%s"' "${ARGUMENTS[@]}"
     printf '\n\n[Install]\nWantedBy=multi-user.target\n'
   } >"/etc/systemd/system/$UNIT"
