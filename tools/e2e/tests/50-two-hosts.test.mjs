@@ -2,9 +2,12 @@
 // a host that is cut off is shown so, keeps its nodes, and comes back as it was.
 
 import assert from 'node:assert/strict';
-import { readFile, readdir, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
+import { leftOf } from '../lib/left.mjs';
 import { command, eventually, must } from '../lib/site.mjs';
 
 const PREFIX = '/opt/docklet-testbed';
@@ -57,8 +60,7 @@ before(async () => {
 
 after(async () => {
   await testbed('down');
-  const { stdout } = await command('ip', ['netns', 'list']);
-  assert.ok(!stdout.includes('testbed-'), stdout);
+  assert.deepEqual(await leftOf(PREFIX), []);
 });
 
 test('the nodes of a vcluster spread over both hosts and reach each other by name', async () => {
@@ -74,11 +76,44 @@ test('the nodes of a vcluster spread over both hosts and reach each other by nam
   }
 });
 
-test('commands, logs and shells reach the nodes of every host', async () => {
+// Says to each who asks where the question came from.
+const OUTSIDE = '11.11.11.11';
+const MIRROR = `
+import http.server
+class Mirror(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.client_address[0].encode())
+server = http.server.HTTPServer(('${OUTSIDE}', 8080), Mirror)
+print('serves', flush=True)
+server.serve_forever()`;
+
+test('what a node asks of the outside comes from the address of its own host', async () => {
+  await must('ip', ['-n', 'testbed-switch', 'addr', 'add', `${OUTSIDE}/32`, 'dev', 'switch']);
+  const server = spawn('ip', ['netns', 'exec', 'testbed-switch', 'python3', '-c', MIRROR], { stdio: ['ignore', 'pipe', 'inherit'] });
+  try {
+    await once(server.stdout, 'data');
+    for (const { name, host } of (await json('status', 'demo')).node_list) {
+      const ask = `import urllib.request as u; print(u.urlopen("http://${OUTSIDE}:8080", timeout=5).read().decode())`;
+      const said = await docklet('exec', `demo/${name}`, '--', 'python3', '-c', ask);
+      assert.equal(said.stdout, `${{ h1: '10.231.0.11', h2: '10.231.0.12' }[host]}\n`, `${name}: ${said.stderr}`);
+    }
+  } finally {
+    server.kill('SIGKILL');
+    await must('ip', ['-n', 'testbed-switch', 'addr', 'del', `${OUTSIDE}/32`, 'dev', 'switch']);
+  }
+});
+
+test('commands, logs and terminals reach the nodes of every host', async () => {
   const nodes = (await json('status', 'demo')).node_list;
   for (const { name } of nodes) {
     const said = await docklet('exec', `demo/${name}`, '--', 'hostname');
     assert.equal(said.stdout, `${name}\n`, said.stderr);
+    // As a person would, at a terminal; what is typed is echoed, so the answer is not a part of the question.
+    const shell = await inside('master', ['script', '--quiet', '--return', '--command', `docklet connect demo/${name}`, '/dev/null'],
+      { env: { DOCKLET_URL: URL, DOCKLET_TOKEN: token, TERM: 'xterm' }, input: 'echo "<$(hostname)>"; exit 7\n', timeout: 30_000 });
+    assert.ok(shell.stdout.includes(`<${name}>`), shell.stdout + shell.stderr);
   }
   const logs = await docklet('logs', `demo/${nodes.at(-1).name}`);
   assert.equal(logs.code, 0, logs.stderr);
@@ -106,20 +141,35 @@ test('an application of a node of either host is reached through the portal', as
   assert.equal(hosts.size, 2);
 });
 
-test('a token is good for one host, and a certificate is renewed while its worker runs', async () => {
+test('a token is good for one host and once, and a certificate is renewed while its worker runs', async () => {
   const conf = (host) => `${PREFIX}/${host}/docklet.conf`;
-  const printed = await inside('master', ['docklet-master', '--config', conf('master'), 'token', '--host', 'h9']);
-  assert.equal(printed.code, 0, printed.stderr);
-  const join = printed.stdout.trim().split(' ');
-  assert.equal(join[0], 'docklet-worker');
-  // h2 is another host than the token names; its worker need not stop to be told so, but it is asked to.
-  const running = await inside('h2', ['docklet-worker', '--config', conf('h2'), ...join.slice(1)]);
-  assert.match(running.stderr, /is running .* stop it first/);
-  const before = await inside('h2', ['sha256sum', `${PREFIX}/h2/local/identity/worker.crt`]);
-  const renewed = await inside('h2', ['docklet-worker', '--config', conf('h2'), 'renew']);
+  const worker = (...words) => inside('h2', ['docklet-worker', '--config', conf('h2'), ...words]);
+  const newToken = async (...options) => {
+    const printed = await inside('master', ['docklet-master', '--config', conf('master'), 'token', ...options]);
+    assert.equal(printed.code, 0, printed.stderr);
+    const [program, ...join] = printed.stdout.trim().split(' ');
+    assert.equal(program, 'docklet-worker');
+    return join;
+  };
+  const [foreign, once] = [await newToken('--host', 'h9'), await newToken()];
+  assert.match((await worker(...foreign)).stderr, /is running .* stop it first/);
+  // Two more hosts, on the machine that is there; their workers never start.
+  const joins = async (name, join) => {
+    await mkdir(`${PREFIX}/h2/${name}`, { recursive: true });
+    await writeFile(`${PREFIX}/h2/${name}.conf`, `FS_PREFIX=${PREFIX}/h2/${name}\nHOST_NAME=${name}\nNETWORK_DEVICE=eth0\n`);
+    return inside('h2', ['docklet-worker', '--config', `${PREFIX}/h2/${name}.conf`, ...join]);
+  };
+  assert.match((await joins('spare', foreign)).stderr, /h9/);
+  const joined = await joins('spare', once);
+  assert.equal(joined.code, 0, joined.stderr);
+  const again = await joins('another', once);
+  assert.equal(again.code, 1, again.stdout);
+  assert.match(again.stderr, /used/);
+  const certificate = () => inside('h2', ['sha256sum', `${PREFIX}/h2/local/identity/worker.crt`]);
+  const before = await certificate();
+  const renewed = await worker('renew');
   assert.equal(renewed.code, 0, renewed.stderr);
-  const after = await inside('h2', ['sha256sum', `${PREFIX}/h2/local/identity/worker.crt`]);
-  assert.notEqual(before.stdout, after.stdout);
+  assert.notEqual((await certificate()).stdout, before.stdout);
   const far = (await json('status', 'demo')).node_list.find((n) => n.host === 'h2');
   assert.equal((await docklet('exec', `demo/${far.name}`, '--', 'true')).code, 0);
 });

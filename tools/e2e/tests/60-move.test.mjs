@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
+import { leftOf } from '../lib/left.mjs';
 import { command, eventually, must } from '../lib/site.mjs';
 
 const PREFIX = '/opt/docklet-testbed';
@@ -47,6 +48,7 @@ before(async () => {
 
 after(async () => {
   await testbed('down');
+  assert.deepEqual(await leftOf(PREFIX), []);
 });
 
 test('a node moves with its disk, name and address', async () => {
@@ -79,6 +81,19 @@ test('a host is emptied and opened again', async () => {
   assert.deepEqual(Object.fromEntries(all.map((n) => [n.name, n.ip])), before);
   assert.equal((await docklet('host', 'undrain', 'h1')).code, 0);
   await audit('h1');
+});
+
+test('a whole vcluster moves', async () => {
+  const before = (await nodes()).map((n) => [n.name, n.ip]);
+  for (const to of ['h1', 'h2']) {
+    const moved = await docklet('move', 'demo', '--to', to);
+    assert.equal(moved.code, 0, moved.stderr);
+    await eventually('it runs there', async () => (await nodes()).every((n) => n.host === to && n.status === 'running'));
+    assert.deepEqual((await nodes()).map((n) => [n.name, n.ip]), before);
+    const ssh = await inNode('node1', 'ssh', '-o', 'BatchMode=yes', 'node4', 'hostname');
+    assert.equal(ssh.stdout, 'node4\n', ssh.stderr);
+    await audit(other(to));
+  }
 });
 
 test('a target that is cut off in the middle leaves the node where it was', async () => {
