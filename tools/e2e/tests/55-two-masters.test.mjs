@@ -164,3 +164,31 @@ test('one is killed: who is signed in goes on at the other, and what was asked f
   assert.equal((await first('GET', '/me')).body.username, 'root');
   await eventually('both are listed again', async () => (await masters(first)).join() === 'front1,front2');
 });
+
+// What docs/how-to/back-up.md says of PostgreSQL, done.
+test('accounts are restored from a copy, and what was given since is not given again', async () => {
+  const copy = `${PREFIX}/docklet.dump`;
+  assert.equal((await first('POST', '/users', { username: 'early', password: 'early-password' })).status, 201);
+  await postgres.client('pg_dump', '--format=custom', `--file=${copy}`, 'docklet');
+  const { body: late } = await first('POST', '/users', { username: 'late', password: 'late-password' });
+  const shown = async () => (await first('GET', '/vclusters/last/nodes')).body.map((node) => [node.name, node.ip, node.status]);
+  const nodes = await shown();
+  await master(SECOND, 'stop');
+  await master(FIRST, 'stop');
+  await postgres.client('dropdb', 'docklet');
+  await postgres.client('createdb', 'docklet');
+  await postgres.client('pg_restore', '--no-owner', '--dbname=docklet', copy);
+  await postgres.client('psql', '--set=ON_ERROR_STOP=1', '--dbname=docklet', '--command', `DELETE FROM app_tokens; DELETE FROM sessions;
+    DELETE FROM idempotency_keys; UPDATE counters SET value = value + 1000 WHERE name = 'id_range'`);
+  await master(FIRST, 'start');
+  await master(SECOND, 'start');
+  assert.equal((await first('GET', '/me')).status, 401, 'a session from before is over');
+  token = await signIn('root', await rootPassword());
+  first = api(token);
+  second = api(token, SECOND.portal);
+  assert.deepEqual((await second('GET', '/users')).body.map((user) => user.username).sort(), ['early', 'root']);
+  assert.deepEqual(await shown(), nodes);
+  const { body: next } = await second('POST', '/users', { username: 'next', password: 'next-password' });
+  assert.ok(next.first_id > late.first_id, `${next.first_id} ${late.first_id}`);
+  await signIn('early', 'early-password', SECOND.portal);
+});
