@@ -78,7 +78,7 @@ test_booted_ahead() {
 # What happens between hosts, each in a network namespace of its own.
 test_hosts() {
   node_modules tools/e2e
-  (cd tools/e2e && node run.mjs two-hosts shared-files move etcd-members)
+  (cd tools/e2e && node run.mjs two-hosts shared-files move etcd-members upgrade)
 }
 
 # The quick ones of the faults; `node tools/e2e/faults/run.mjs` does all of them, for an hour or more.

@@ -122,7 +122,7 @@ impl Client {
     /// # Errors
     /// `not_found`, `invalid`, `wrong_state`; or the server cannot be reached.
     pub async fn limit(&self, name: &str, limits: RateLimits) -> Result<VclusterView> {
-        let body = ChangeVcluster { nodes: None, limits: Some(limits) };
+        let body = ChangeVcluster { nodes: None, limits: Some(limits.into()) };
         self.ask(self.of_owner(Call::with_body(Method::PATCH, &["vclusters", name], &body))).await
     }
 

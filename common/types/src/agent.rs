@@ -47,7 +47,7 @@ pub enum Part {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum AgentReply {
     /// A descriptor comes with this message.
     Stream,
@@ -65,7 +65,6 @@ pub enum AgentReply {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ExecOutput {
     /// 128 + n where signal n ended it, as shells say it.
     pub exit_code: i32,

@@ -10,7 +10,6 @@ use crate::time::Micros;
 
 /// A host as its worker describes it. Key: `hosts/<name>`. Whether it is alive is a leased key apart (`alive/<name>`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HostReport {
     pub name: HostName,
     /// Where other hosts reach it; absent where it has no way out.
@@ -40,7 +39,7 @@ impl HostReport {
 
 /// What an administrator decided about a host. Key: `hostsettings/<name>`; none is the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct HostSettings {
     /// No node is placed there any more; those that are there stay.
     pub cordoned: bool,
@@ -52,7 +51,6 @@ pub struct HostSettings {
 
 /// Totals, or sums of limits: thousandths of a CPU and MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Capacity {
     pub cpu_millis: u64,
     pub memory_mib: u64,
@@ -61,7 +59,6 @@ pub struct Capacity {
 
 /// One thing the preflight looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Check {
     /// Stable, snake_case: `idmapped_mounts`.
     pub name: String,

@@ -61,7 +61,6 @@ impl fmt::Display for Digest {
 
 /// An image pinned to one version, so that an update of the image leaves running nodes as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ImageRef {
     pub name: ImageName,
     pub digest: Digest,

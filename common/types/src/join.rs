@@ -72,7 +72,6 @@ impl FromStr for JoinToken {
 
 /// What the store keeps of a token that was handed out. Key: `tokens/<id>`, gone some time after the token expired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct IssuedToken {
     /// SHA-256 of the secret, as hexadecimal digits.
     pub secret_sha256: String,
@@ -85,7 +84,6 @@ pub struct IssuedToken {
 
 /// A host that joined. Key: `joined/<host>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct JoinedHost {
     /// The name in its certificates that is of this join alone; its user in etcd.
     pub identity: String,
@@ -120,7 +118,7 @@ pub struct HostNetwork {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum MasterReply {
     Joined(Box<Membership>),
     Renewed {
@@ -132,7 +130,6 @@ pub enum MasterReply {
 
 /// What a host needs to be part of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Membership {
     /// PEM.
     pub certificate: String,

@@ -8,7 +8,6 @@ use crate::time::Micros;
 
 /// A master as it describes itself. Key: `masters/<name>`, leased: it is there while the master lives and reaches the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct MasterReport {
     /// HOST_NAME, else made from the machine's name.
     pub name: HostName,

@@ -11,7 +11,6 @@ use crate::time::Micros;
 
 /// One node that is to be on another host. Key: `moves/<node-id>`; gone when the node is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Move {
     pub node: NodeId,
     pub vcluster: VclusterId,
@@ -28,7 +27,6 @@ pub struct Move {
 
 /// Between which hosts, and how much has arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Trip {
     /// Grows with every try of this node: what belongs to an earlier one is refused.
     pub number: u64,
@@ -69,7 +67,6 @@ impl Stage {
 /// it come back after all: it then removes whatever no plan names. It answers with the same number under
 /// `reports/<host>/lost`, and takes no node before that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Lost {
     pub number: u64,
     pub actor: UserName,

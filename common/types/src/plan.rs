@@ -16,7 +16,6 @@ use crate::time::Micros;
 
 /// One node on one host. Key: `plans/<host>/nodes/<id>`. A worker refuses a generation older than one it has seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodePlan {
     pub id: NodeId,
     pub vcluster: VclusterId,
@@ -44,7 +43,6 @@ pub struct NodePlan {
 
 /// One host's part in a node's move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Moving {
     /// Of `Trip::number`.
     pub number: u64,
@@ -70,7 +68,6 @@ impl NodePlan {
 
 /// The part of a vcluster that a host needs while it holds nodes of it. Key: `plans/<host>/vclusters/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VclusterPlan {
     pub id: VclusterId,
     pub owner: UserName,
@@ -95,7 +92,6 @@ pub struct VclusterPlan {
 
 /// The address block of a vcluster. Key: `networks/<vcluster-id>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Network {
     pub subnet: Subnet,
     /// VXLAN network identifier, 24 bits.
@@ -103,7 +99,6 @@ pub struct Network {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Peer {
     pub name: NodeName,
     pub ip: Ipv4Addr,

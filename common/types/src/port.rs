@@ -51,7 +51,6 @@ impl FromStr for Protocol {
 /// A public port that leads to a node, as its owner wants it. Unique in the whole installation by protocol and public
 /// port, so that the node keeps it wherever it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PortMapping {
     pub protocol: Protocol,
     pub public: u16,
@@ -61,7 +60,6 @@ pub struct PortMapping {
 
 /// The same for the host that holds the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Forward {
     pub protocol: Protocol,
     pub public: u16,

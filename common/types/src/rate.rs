@@ -6,7 +6,6 @@ use utoipa::ToSchema;
 /// Limits of one vcluster on each of its hosts, for what comes from outside and what goes there. Traffic between its
 /// nodes is not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct RateLimits {
     /// To the nodes, in kbit/s (1000 bits); absent: no limit. From 64 to 100000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,6 @@ use crate::time::Micros;
 
 /// One node as last observed. Key: `reports/<host>/nodes/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeReport {
     pub id: NodeId,
     pub vcluster: VclusterId,
@@ -48,7 +47,6 @@ pub enum NodeState {
 
 /// A vcluster's share of one host as last observed. Key: `reports/<host>/vclusters/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VclusterReport {
     pub id: VclusterId,
     pub generation: u64,
@@ -133,7 +131,6 @@ impl fmt::Display for Step {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StepTiming {
     pub step: Step,
     pub started_at: Micros,

@@ -6,7 +6,6 @@ use crate::name::ClusterName;
 
 /// The file `FS_PREFIX/global/.docklet`: a master writes it, workers look for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Marker {
     /// Whose directory it is.
     pub cluster: ClusterName,

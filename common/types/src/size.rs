@@ -73,7 +73,6 @@ impl SizeError {
 
 /// The limits of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Size {
     /// CPUs, e.g. `0.5`; from 0.05 to 1024.
     #[schema(value_type = f64, example = 1.0)]

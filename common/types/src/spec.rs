@@ -23,7 +23,6 @@ pub enum Wanted {
 
 /// An ed25519 key pair in OpenSSH's text forms.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SshKeyPair {
     pub private: String,
     /// One line, `ssh-ed25519 AAAA… comment`.
@@ -39,7 +38,6 @@ impl std::fmt::Debug for SshKeyPair {
 
 /// The keys of one vcluster: who may sign in between its nodes, and how its nodes prove who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VclusterKeys {
     pub user: SshKeyPair,
     pub host: SshKeyPair,
@@ -47,7 +45,6 @@ pub struct VclusterKeys {
 
 /// A vcluster as its owner wants it. Key: `specs/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VclusterSpec {
     pub id: VclusterId,
     pub owner: UserName,
@@ -88,13 +85,11 @@ pub struct VclusterSpec {
 
 /// How long a vcluster is kept warm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Warm {
     pub until: Micros,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeSpec {
     pub id: NodeId,
     pub name: NodeName,
@@ -107,7 +102,6 @@ pub struct NodeSpec {
 /// What all vclusters of one user take. Written in the same transaction as each spec, compared on its revision, so
 /// that two requests cannot both take the last slot. Key: `usage/<owner>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Usage {
     pub vclusters: u32,
     pub nodes: u32,

@@ -130,7 +130,32 @@ pub struct ChangeVcluster {
     pub nodes: Option<i64>,
     /// Takes the place of the limits before: a direction that is left out has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limits: Option<RateLimits>,
+    pub limits: Option<LimitsRequest>,
+}
+
+/// [`RateLimits`] as asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsRequest {
+    /// To the nodes, in kbit/s (1000 bits); absent: no limit. From 64 to 100000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 10000)]
+    pub ingress_kbit: Option<u32>,
+    /// From the nodes, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_kbit: Option<u32>,
+}
+
+impl From<LimitsRequest> for RateLimits {
+    fn from(request: LimitsRequest) -> Self {
+        Self { ingress_kbit: request.ingress_kbit, egress_kbit: request.egress_kbit }
+    }
+}
+
+impl From<RateLimits> for LimitsRequest {
+    fn from(limits: RateLimits) -> Self {
+        Self { ingress_kbit: limits.ingress_kbit, egress_kbit: limits.egress_kbit }
+    }
 }
 
 /// A vcluster as its owner sees it.

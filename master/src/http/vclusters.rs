@@ -156,7 +156,7 @@ pub async fn change(
     }
     let refused = |e| ApiError::from(crate::app::change::ChangeError::Refused(e));
     let nodes = body.value.nodes.map(admit::node_count).transpose().map_err(refused)?;
-    let limits = body.value.limits.map(RateLimits::checked).transpose();
+    let limits = body.value.limits.map(|asked| RateLimits::from(asked).checked()).transpose();
     let limits = limits.map_err(|e| ApiError::invalid(e.field, sentence(&e)))?;
     let name = path.into_inner().name;
     let mut view = vclusters.get(&owner, &name)?;

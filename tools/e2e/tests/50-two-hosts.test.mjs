@@ -247,6 +247,47 @@ test('a worker that is killed adopts its nodes', async () => {
   assert.deepEqual(await inits('h1'), nodes);
 });
 
+// As while a site is upgraded, or after a step back.
+test('documents of a later version are read past what is unknown in them', async () => {
+  const identity = `${PREFIX}/master/local/identity`;
+  const etcdctl = async (words, input) => {
+    const done = await inside('master', ['etcdctl', '--endpoints=https://10.231.0.1:2379', `--cacert=${identity}/ca.crt`,
+      `--cert=${identity}/master.crt`, `--key=${identity}/master.key`, ...words], { env: { ETCDCTL_API: '3' }, input });
+    assert.equal(done.code, 0, done.stderr);
+    return done.stdout.trim();
+  };
+  const unknown = { of_a_later_version: { any: ['thing'] } };
+  const rewrite = async (key, change) => {
+    const was = JSON.parse(await etcdctl(['get', '--print-value-only', key]));
+    await etcdctl(['put', key], JSON.stringify({ ...was, ...unknown, ...change(was) }));
+  };
+  const first = async (prefix) => (await etcdctl(['get', '--prefix', '--keys-only', '--limit=1', `/docklet/testbed/${prefix}`]));
+  const [held] = await inits('h1');
+  const others = (all) => all.filter((node) => node.name !== held.name);
+  const before = others(await inits('h1'));
+  // Without a master nobody writes plans but us; its etcd goes on.
+  await testbed('kill', 'master');
+  const prefix = '/docklet/testbed/plans/h1/nodes/';
+  const plans = (await etcdctl(['get', '--prefix', '--keys-only', prefix])).split('\n').filter(Boolean);
+  for (const key of plans) {
+    await rewrite(key, (plan) => (plan.name === held.name ? { wanted: 'stopped', generation: plan.generation + 1 } : {}));
+  }
+  await rewrite(await first('plans/h1/vclusters/'), (share) => ({
+    network: { ...share.network, ...unknown }, peers: share.peers.map((peer) => ({ ...peer, ...unknown })),
+  }));
+  await eventually('the host follows the plan', async () => !(await inits('h1')).some((node) => node.name === held.name));
+  assert.deepEqual(await inits('h1'), before);
+  await rewrite(await first('specs/'), (spec) => ({ nodes: spec.nodes.map((node) => ({ ...node, ...unknown })) }));
+  await testbed('kill', 'h2');
+  await rewrite('/docklet/testbed/hosts/h2', (host) => ({ version: '99.0.0', capacity: { ...host.capacity, ...unknown } }));
+  await testbed('start', 'master');
+  assert.equal((await json('host', 'show', 'h2')).version, '99.0.0');
+  await testbed('start', 'h2');
+  await eventually('what is wanted runs again', async () => (await json('status', 'demo')).status === 'running');
+  assert.ok((await inits('h1')).some((node) => node.name === held.name));
+  assert.deepEqual(others(await inits('h1')), before);
+});
+
 test('deleted, nothing is left on either host', async () => {
   const deleted = await docklet('delete', 'demo', '--yes');
   assert.equal(deleted.code, 0, deleted.stderr);
