@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { readFile, readdir } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
+import { leftOf } from '../lib/left.mjs';
 import { command, eventually, must } from '../lib/site.mjs';
 
 const PREFIX = '/opt/docklet-testbed';
@@ -71,6 +72,7 @@ before(async () => {
 after(async () => {
   for (const pid of await bricks()) process.kill(pid, 'SIGCONT');
   await testbed('down');
+  assert.deepEqual(await leftOf(PREFIX), []);
   for (const place of ['/var/lib/glusterd/glusterd.info', '/var/lib/glusterd/vols']) {
     assert.notEqual((await command('stat', [place])).code, 0, place);
   }
