@@ -17,6 +17,8 @@
 # With another address for etcdN where its machine is another one: make a certificate for it first (certificates), and
 # change ETCD in each master's docklet.conf. Where most are lost, a snapshot is restored: docs/how-to/back-up.md.
 #
+# DOCKLET_ETCD_QUOTA_BYTES says how large a member's file may grow (4 GiB): the same at the start of each.
+#
 # Hosts get certificates of their own when they join (docklet-master token). Where hosts have joined already, copy ca.crt
 # and ca.key of the master's FS_PREFIX/local/identity into DIR before the first step, so that they are known on.
 set -euo pipefail
@@ -100,7 +102,7 @@ check_expected() {
 
 # start new|existing NAME FROM MEMBER…
 start() {
-  local state=$1 name=$2 from=$3 initial data
+  local state=$1 name=$2 from=$3 initial data why
   shift 3
   find_member "$name" "$@"
   [[ -r $from/server.key ]] || die "$from has no server.key; make it with: etcd-multi-nodes.sh certificates"
@@ -122,7 +124,12 @@ start() {
   # What is wrong with its data it notices within a second or two; the first one of new members waits for others.
   wait_until 5 member_runs || true
   wait_until 5 eval "member_serves '$from' || ! member_runs" || true
-  member_runs || die "$(why_it_ended "$name")"
+  if ! member_runs; then
+    why=$(why_it_ended "$name")
+    # systemd would try it again and again.
+    stop_member
+    die "$why"
+  fi
   # It answers once more than half of the members run.
   say "etcd member $name runs; it serves once most members do (etcd-multi-nodes.sh status)"
 }
