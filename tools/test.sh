@@ -82,7 +82,10 @@ test_hosts() {
 }
 
 # The quick ones of the faults; `node tools/e2e/faults/run.mjs` does all of them, for an hour or more.
-test_faults() { node tools/e2e/faults/run.mjs --short --retries 1; }
+test_faults() {
+  node --test tools/e2e/faults/lib/
+  node tools/e2e/faults/run.mjs --short --retries 1
+}
 
 # The main job in a browser, Jupyter included.
 test_portal() {

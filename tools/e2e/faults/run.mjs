@@ -4,8 +4,9 @@
 //   node tools/e2e/faults/run.mjs [--seed N] [--rounds N] [--short] [--retries N] [scenario…]
 //
 // The seed, which is printed first, repeats what is done. `--rounds` is for random kills, 1000 where absent. `--short`
-// does those that are quick, a few rounds each. `--retries` tries what failed so often again, on a new testbed. After a
-// failure logs and documents are kept beside the testbed's place; DOCKLET_FAULTS_KEEP leaves everything as it is.
+// does those that are quick, a few rounds each. `--retries` tries what failed so often again, on a new testbed, but not
+// where a node ran twice or something was left over. After a failure logs and documents are kept beside the testbed's
+// place; DOCKLET_FAULTS_KEEP leaves everything as it is.
 
 import { parseArgs } from 'node:util';
 
@@ -13,6 +14,7 @@ import * as bed from './lib/bed.mjs';
 import { checks, Watch } from './lib/checks.mjs';
 import { Load } from './lib/load.mjs';
 import { Random } from './lib/random.mjs';
+import { mayTryAgain } from './lib/retry.mjs';
 import { scenarios } from './scenarios/index.mjs';
 
 const { values, positionals } = parseArgs({
@@ -48,8 +50,9 @@ async function take() {
   await bed.down();
 }
 
-// Whether it went well. What fails and is tried again is told, and counts only if it fails to the end.
-async function tell(name, work, last = true) {
+// Whether that is the end of it: it went well, or must not be tried again. What is tried again is told, and counts only if
+// it fails to the end.
+async function tell(name, work, isLast = true) {
   const began = Date.now();
   try {
     const said = await work();
@@ -57,12 +60,13 @@ async function tell(name, work, last = true) {
     console.log(`✔ ${name} (${((Date.now() - began) / 1000).toFixed(1)} s${said ? `; ${said}` : ''})`);
     return true;
   } catch (error) {
+    const last = isLast || !mayTryAgain(error, site?.watch.twice);
     if (last) failed += 1;
     if (site) site.broken = true;
     console.log(`✖ ${name}${last ? '' : ', which is tried again'} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
     for (let cause = error; cause; cause = cause.cause) console.log(String(cause.stack ?? cause).replace(/^/gm, '    '));
     if (site) console.log(`    traces are in ${await bed.keepTraces(name.replaceAll(/[^a-z0-9]+/g, '-').slice(0, 40))}`);
-    return false;
+    return last;
   }
 }
 
