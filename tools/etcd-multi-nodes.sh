@@ -17,7 +17,7 @@
 # With another address for etcdN where its machine is another one: make a certificate for it first (certificates), and
 # change ETCD in each master's docklet.conf. Where most are lost, a snapshot is restored: docs/how-to/back-up.md.
 #
-# DOCKLET_ETCD_QUOTA_BYTES says how large a member's file may grow (4 GiB): the same at the start of each.
+# DOCKLET_ETCD_QUOTA_BYTES says how large a member's file may grow (8 GiB): the same at the start of each.
 #
 # Hosts get certificates of their own when they join (docklet-master token). Where hosts have joined already, copy ca.crt
 # and ca.key of the master's FS_PREFIX/local/identity into DIR before the first step, so that they are known on.
