@@ -1,7 +1,8 @@
 //! The shared truth: versioned documents under keys, with transactions, watches and leases.
 //!
 //! [`Store`] is the narrow waist: etcd in production ([`etcd`]), memory in tests ([`memory`]); one suite runs on both.
-//! [`mirror`] keeps a copy of a prefix in memory, and [`keys`] is the one place that knows what a key looks like.
+//! [`unreliable`] is one for tests, too, whose watches lie. [`mirror`] keeps a copy of a prefix in memory, and [`keys`] is
+//! the one place that knows what a key looks like.
 
 use async_trait::async_trait;
 use std::hash::{BuildHasher, RandomState};
@@ -14,6 +15,7 @@ pub mod keys;
 pub mod memory;
 pub mod mirror;
 pub mod patient;
+pub mod unreliable;
 
 /// A value with the revision of the store at which it was last written.
 #[derive(Debug, Clone, PartialEq, Eq)]

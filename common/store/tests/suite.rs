@@ -2,15 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use async_trait::async_trait;
 use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::held::Held;
 use docklet_store::memory::MemoryStore;
 use docklet_store::mirror::{Mirror, View};
-use docklet_store::{
-    Compare, Entry, Event, Keeper, LeaseId, Listing, Outcome, Revisions, Store, StoreError, Txn, Watch, Write,
-};
-use parking_lot::Mutex;
+use docklet_store::unreliable::{Dice, Lies, Unreliable};
+use docklet_store::{Compare, Event, Outcome, Store, Txn, Write};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -374,108 +371,22 @@ async fn it_is_known_which_calls_had_no_effect() {
     .await;
 }
 
-/// A store whose watches lie: they swallow batches, tell them twice, and end, at random.
-struct Unreliable {
-    inner: Arc<dyn Store>,
-    state: Arc<Mutex<u64>>,
-    lies: bool,
-    lists: AtomicU32,
-    comparisons: AtomicU32,
-}
-
-impl Unreliable {
-    fn new(inner: Arc<dyn Store>, state: Arc<Mutex<u64>>, lies: bool) -> Self {
-        Self { inner, state, lies, lists: AtomicU32::new(0), comparisons: AtomicU32::new(0) }
-    }
-}
-
-/// A number below `n`: splitmix64, so that a seed repeats a run.
-fn random(state: &Mutex<u64>, n: u64) -> u64 {
-    let mut state = state.lock();
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)) % n
-}
-
-struct UnreliableWatch {
-    inner: Box<dyn Watch>,
-    again: Option<Vec<Event>>,
-    state: Arc<Mutex<u64>>,
-    lies: bool,
-}
-
-#[async_trait]
-impl Watch for UnreliableWatch {
-    async fn next(&mut self) -> Result<Vec<Event>, StoreError> {
-        if let Some(events) = self.again.take() {
-            return Ok(events);
-        }
-        loop {
-            let events = self.inner.next().await?;
-            if !self.lies {
-                return Ok(events);
-            }
-            match random(&self.state, 10) {
-                0..=2 => {}
-                3..=5 => {
-                    self.again = Some(events.clone());
-                    return Ok(events);
-                }
-                6 => return Err(StoreError::WatchEnded),
-                _ => return Ok(events),
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Store for Unreliable {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.lists.fetch_add(1, Ordering::Relaxed);
-        self.inner.list(prefix).await
-    }
-    async fn revisions(&self, prefix: &str) -> Result<Revisions, StoreError> {
-        self.comparisons.fetch_add(1, Ordering::Relaxed);
-        self.inner.revisions(prefix).await
-    }
-    async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        self.inner.txn(txn).await
-    }
-    async fn watch(&self, prefix: &str, revision: i64) -> Result<Box<dyn Watch>, StoreError> {
-        let inner = self.inner.watch(prefix, revision).await?;
-        Ok(Box::new(UnreliableWatch { inner, again: None, state: self.state.clone(), lies: self.lies }))
-    }
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.inner.grant(ttl).await
-    }
-    async fn keep(&self, lease: LeaseId) -> Result<Box<dyn Keeper>, StoreError> {
-        self.inner.keep(lease).await
-    }
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.revoke(lease).await
-    }
-}
-
 /// The copy is right again after the time between two lists, whatever the watches kept to themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_survives_watches_that_swallow_repeat_and_end() {
     const RELIST: Duration = Duration::from_millis(300);
     let one = async |seed| {
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let state = Arc::new(Mutex::new(seed));
-        let store: Arc<dyn Store> = Arc::new(Unreliable::new(memory.clone(), state.clone(), true));
+        let dice = Dice::new(seed);
+        let lies = Lies { swallowed: 30, repeated: 30, ended: 10, late_millis: 0 };
+        let store: Arc<dyn Store> = Arc::new(Unreliable::new(memory.clone(), seed, lies));
         let mirror = Mirror::start_listing_every(RELIST, store, "/m/".into(), Copy::default());
         for n in 0..300 {
-            let key = format!("/m/{}", random(&state, 12));
-            let txn = if random(&state, 3) == 0 { Txn::new().delete(key) } else { put(&key, &format!("{n}")) };
+            let key = format!("/m/{}", dice.below(12));
+            let txn = if dice.below(3) == 0 { Txn::new().delete(key) } else { put(&key, &format!("{n}")) };
             committed(&*memory, txn).await;
-            if random(&state, 4) == 0 {
-                tokio::time::sleep(Duration::from_millis(random(&state, 10))).await;
+            if dice.below(4) == 0 {
+                tokio::time::sleep(Duration::from_millis(dice.below(10))).await;
             }
         }
         let entries = memory.list("/m/").await.unwrap().entries;
@@ -489,7 +400,7 @@ async fn a_mirror_survives_watches_that_swallow_repeat_and_end() {
 #[tokio::test]
 async fn a_mirror_that_lost_nothing_lists_once() {
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let store = Arc::new(Unreliable::new(memory.clone(), Arc::default(), false));
+    let store = Arc::new(Unreliable::new(memory.clone(), 0, Lies::default()));
     let relist = Duration::from_millis(200);
     let mirror = Mirror::start_listing_every(relist, store.clone(), "/m/".into(), Copy::default());
     for n in 0..100 {
@@ -497,10 +408,10 @@ async fn a_mirror_that_lost_nothing_lists_once() {
         committed(&*memory, Txn::new().delete(format!("/m/{}", n % 3))).await;
         tokio::time::sleep(Duration::from_millis(7)).await;
     }
-    eventually("keys were compared", async || store.comparisons.load(Ordering::Relaxed) >= 4).await;
+    eventually("keys were compared", async || store.comparisons() >= 4).await;
     let truth = memory.list("/m/").await.unwrap().entries.len();
     eventually("the copy is right", async || mirror.read(|copy| copy.0.len()) == truth).await;
-    assert_eq!(store.lists.load(Ordering::Relaxed), 1);
+    assert_eq!(store.lists(), 1);
 }
 
 /// What a watch would have told is compacted away while nobody watches, and the member is another process afterwards.
