@@ -21,6 +21,9 @@ pub enum Key {
     NetworkAlloc,
     /// `alloc/hosts/<host>`: counts placements, so that two planners cannot both take a host's last room.
     HostAlloc(HostName),
+    /// `alloc/vclusters/<id>`: counts what was planned anew of a vcluster, so that two planners cannot both place a node of it,
+    /// nor one forget a vcluster of which another has just placed something.
+    VclusterAlloc(VclusterId),
     /// `plans/<host>/nodes/<id>`
     NodePlan(HostName, NodeId),
     /// `plans/<host>/vclusters/<id>`
@@ -102,6 +105,7 @@ impl Keys {
             Key::Network(id) => format!("{root}networks/{id}"),
             Key::NetworkAlloc => format!("{root}alloc/networks"),
             Key::HostAlloc(host) => format!("{root}alloc/hosts/{host}"),
+            Key::VclusterAlloc(id) => format!("{root}alloc/vclusters/{id}"),
             Key::NodePlan(host, id) => format!("{root}plans/{host}/nodes/{id}"),
             Key::VclusterPlan(host, id) => format!("{root}plans/{host}/vclusters/{id}"),
             Key::NodeReport(host, id) => format!("{root}reports/{host}/nodes/{id}"),
@@ -130,6 +134,7 @@ impl Keys {
             ["networks", id] => Key::Network(id.parse().ok()?),
             ["alloc", "networks"] => Key::NetworkAlloc,
             ["alloc", "hosts", host] => Key::HostAlloc(host.parse().ok()?),
+            ["alloc", "vclusters", id] => Key::VclusterAlloc(id.parse().ok()?),
             ["plans", host, "nodes", id] => Key::NodePlan(host.parse().ok()?, id.parse().ok()?),
             ["plans", host, "vclusters", id] => Key::VclusterPlan(host.parse().ok()?, id.parse().ok()?),
             ["reports", host, "nodes", id] => Key::NodeReport(host.parse().ok()?, id.parse().ok()?),
@@ -167,6 +172,7 @@ mod tests {
             Key::Network(id),
             Key::NetworkAlloc,
             Key::HostAlloc(host.clone()),
+            Key::VclusterAlloc(id),
             Key::NodePlan(host.clone(), node),
             Key::VclusterPlan(host.clone(), id),
             Key::NodeReport(host.clone(), node),

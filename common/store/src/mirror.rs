@@ -28,6 +28,12 @@ pub trait View: Send + Sync + 'static {
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64);
     /// Every key that the view holds before it is told of any: what of these is not in the store is gone.
     fn keys(&self) -> Vec<String>;
+    /// Whether what it was told shows that a watch lost something: then everything is listed again at once.
+    fn lacks(&self) -> bool {
+        false
+    }
+    /// It has been told of everything.
+    fn listed(&mut self) {}
 }
 
 /// See the module. Dropping it ends the copying.
@@ -155,27 +161,34 @@ impl<V: View> Following<'_, V> {
     async fn go_on(&mut self, store: &dyn Store, prefix: &str, relist: Duration, took: Duration) -> Result<()> {
         let mut took = took;
         loop {
-            self.during(tokio::time::sleep((relist * 3 / 4).max(took * RELIST_SHARE))).await?;
+            let pause = tokio::time::sleep((relist * 3 / 4).max(took * RELIST_SHARE));
+            let Some(()) = self.during(pause).await? else { return Ok(()) };
             let began = Instant::now();
-            let there = self.during(store.revisions(prefix)).await?;
+            let Some(there) = self.during(store.revisions(prefix)).await? else { return Ok(()) };
             took = began.elapsed();
             // A store that is behind is asked another time: the watch goes on, and tells when it does not.
             let owed = there.map(|there| self.owed(there)).unwrap_or_default();
             if !owed.is_empty() {
-                self.during(tokio::time::sleep(relist / 4)).await?;
-                if owed.iter().any(|owed| self.owes(owed)) {
+                let told = self.during(tokio::time::sleep(relist / 4)).await?;
+                if told.is_none() || owed.iter().any(|owed| self.owes(owed)) {
                     return Ok(());
                 }
             }
         }
     }
 
-    async fn during<T>(&mut self, other: impl Future<Output = T>) -> Result<T, StoreError> {
+    /// `None`: what the watch told meanwhile shows that it lost something.
+    async fn during<T>(&mut self, other: impl Future<Output = T>) -> Result<Option<T>, StoreError> {
         let mut other = pin!(other);
         loop {
             tokio::select! {
-                events = self.watch.next() => apply(self.shared, &events?, self.told),
-                done = &mut other => return Ok(done),
+                events = self.watch.next() => {
+                    apply(self.shared, &events?, self.told);
+                    if self.shared.view.read().lacks() {
+                        return Ok(None);
+                    }
+                }
+                done = &mut other => return Ok(Some(done)),
             }
         }
     }
@@ -230,6 +243,7 @@ async fn list_and_watch<V: View>(
         for key in before.into_keys() {
             view.apply(&key, None, listing.revision);
         }
+        view.listed();
     }
     shared.live.store(true, Ordering::Release);
     shared.revision.send_modify(|at| *at = (*at).max(listing.revision));

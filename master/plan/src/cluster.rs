@@ -38,6 +38,8 @@ pub enum Change {
     NetworkAlloc(Option<i64>),
     /// The revision of `alloc/hosts/<host>`.
     HostAlloc(HostName, Option<i64>),
+    /// The revision of `alloc/vclusters/<id>`.
+    VclusterAlloc(VclusterId, Option<i64>),
     NodePlan(HostName, NodeId, Option<Rev<NodePlan>>),
     VclusterPlan(HostName, VclusterId, Option<Rev<VclusterPlan>>),
     NodeReport(HostName, NodeId, Option<Rev<NodeReport>>),
@@ -158,6 +160,7 @@ pub struct Cluster {
     /// Network bases in order, to find overlaps fast.
     subnets: BTreeMap<u32, docklet_types::net::Subnet>,
     network_alloc: Option<i64>,
+    vcluster_allocs: HashMap<VclusterId, i64>,
     nodes: HashMap<NodeId, Placed>,
     /// Nodes with a plan or a report, by vcluster.
     nodes_of: HashMap<VclusterId, BTreeSet<NodeId>>,
@@ -230,6 +233,11 @@ impl Cluster {
     #[must_use]
     pub fn network_alloc_revision(&self) -> Option<i64> {
         self.network_alloc
+    }
+
+    #[must_use]
+    pub fn vcluster_alloc_revision(&self, id: VclusterId) -> Option<i64> {
+        self.vcluster_allocs.get(&id).copied()
     }
 
     #[must_use]
@@ -357,6 +365,13 @@ impl Cluster {
             Change::Network(id, network) => self.apply_network(id, network),
             Change::NetworkAlloc(revision) => self.network_alloc = revision,
             Change::HostAlloc(host, revision) => self.hosts.entry(host).or_default().alloc_revision = revision,
+            Change::VclusterAlloc(id, revision) => {
+                set(&mut self.vcluster_allocs, id, revision);
+                // What it counts comes with it and leads to another plan; alone it is what is left of something.
+                if !self.specs.contains_key(&id) {
+                    self.dirty.insert(id);
+                }
+            }
             Change::NodePlan(host, id, plan) => self.apply_node_plan(host, id, plan),
             Change::VclusterPlan(host, id, plan) => {
                 self.shares.entry(id).or_default().entry(host.clone()).or_default().plan = plan;

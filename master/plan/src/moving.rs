@@ -101,6 +101,7 @@ pub(crate) fn advance(
         }
         (None | Some(Stage::Waiting), _) => {
             // What an earlier try left has to go first.
+            drop_twins(cluster, placed, home, planned);
             if drop_incoming(cluster, placed, planned) || placed.halves.len() > 1 {
                 return false;
             }
@@ -111,6 +112,7 @@ pub(crate) fn advance(
             begin(places, spec, node, (home, plan), planned)
         }
         _ => {
+            drop_twins(cluster, placed, home, planned);
             drop_incoming(cluster, placed, planned);
             false
         }
@@ -300,4 +302,17 @@ pub(crate) fn drop_incoming(cluster: &Cluster, placed: &Placed, planned: &mut Pl
         }
     }
     any
+}
+
+/// Takes every place of a node away but the one that it is at. No move leaves two; a store that was written to by other
+/// means than the planner's may have them, and each would run.
+fn drop_twins(cluster: &Cluster, placed: &Placed, home: &HostName, planned: &mut Planned) {
+    let before = planned.decisions.len();
+    for (host, half) in &placed.halves {
+        if let Some(plan) = half.plan.as_ref().filter(|p| host != home && !p.value.is_incoming()) {
+            retire_half(cluster, host, plan, planned);
+        }
+    }
+    // Of two planners that see one place each as the node's, one is refused: else both would go.
+    planned.chosen |= planned.decisions.len() > before;
 }

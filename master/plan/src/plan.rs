@@ -70,6 +70,16 @@ pub enum Decision {
         node: NodeId,
         revision: i64,
     },
+    /// Something of the vcluster is planned where nothing was: its counter is compared and raised.
+    RaiseCounter {
+        id: VclusterId,
+        revision: Option<i64>,
+    },
+    /// Nothing of the vcluster is planned anywhere: its counter is compared and goes.
+    ForgetCounter {
+        id: VclusterId,
+        revision: Option<i64>,
+    },
     /// Nothing of the vcluster is left: its spec and name go and its owner's usage shrinks.
     ForgetVcluster {
         spec: Rev<VclusterSpec>,
@@ -80,7 +90,7 @@ pub enum Decision {
 #[derive(Debug, Clone, Default)]
 pub struct Planned {
     pub decisions: Vec<Decision>,
-    /// The spec that this follows from must still be at this revision.
+    /// The spec that this follows from must still be at this revision; `None`: there must be none.
     pub spec_revision: Option<i64>,
     /// Hosts that get new nodes, with the revision of their allocation counters: these are compared and raised.
     pub placed_on: BTreeMap<HostName, Option<i64>>,
@@ -90,6 +100,8 @@ pub struct Planned {
     pub waiting: BTreeMap<NodeId, Reason>,
     /// More nodes are to be placed than one transaction takes.
     unfinished: bool,
+    /// It was decided which of two places is a node's.
+    pub(crate) chosen: bool,
     share_bytes: usize,
 }
 
@@ -117,6 +129,14 @@ impl Planned {
         self.decisions.iter().any(|d| matches!(d, Decision::PutMove { .. }))
     }
 
+    /// Whether another planner must not have planned anything of the vcluster meanwhile that this picture lacks.
+    fn needs_fence(&self) -> bool {
+        let is_new = |decision: &Decision| {
+            matches!(decision, Decision::PutNode { revision: None, .. } | Decision::PutShare { revision: None, .. })
+        };
+        self.chosen || self.decisions.iter().any(is_new)
+    }
+
     /// Writes a share if there is room for it; the next transaction does otherwise.
     fn put_share(&mut self, host: &HostName, plan: VclusterPlan, revision: Option<i64>) {
         let bytes = about(&plan);
@@ -138,8 +158,8 @@ impl Planned {
     }
 }
 
-/// What the end of a vcluster takes: its network, spec, name and usage.
-const LAST_WRITES: usize = 4;
+/// What the end of a vcluster takes: its network, counter, spec, name and usage.
+const LAST_WRITES: usize = 5;
 
 /// The size of a share as JSON, nearly.
 fn about(plan: &VclusterPlan) -> usize {
@@ -203,16 +223,18 @@ impl<'a> Pass<'a> {
     /// What to write for one vcluster, the ones before taken into account.
     #[must_use]
     pub fn plan(&mut self, id: VclusterId) -> Planned {
-        let mut planned = Planned::default();
-        let Some(spec) = self.cluster.spec(id) else {
-            return planned;
-        };
-        planned.spec_revision = Some(spec.revision);
-        forget_absent_nodes(self.cluster, &spec.value, &mut planned);
-        if spec.value.wanted == Wanted::Absent {
-            plan_removal(self.cluster, spec, &mut planned);
-        } else {
-            self.plan_presence(&spec.value, &mut planned);
+        let spec = self.cluster.spec(id);
+        let present = spec.map(|s| &*s.value).filter(|s| s.wanted != Wanted::Absent);
+        let mut planned = Planned { spec_revision: spec.map(|s| s.revision), ..Planned::default() };
+        forget_absent_nodes(self.cluster, id, present, &mut planned);
+        match present {
+            Some(present) => self.plan_presence(present, &mut planned),
+            // What is planned of a vcluster that nobody knows goes, too: something went wrong, and nobody else would see.
+            None => plan_removal(self.cluster, id, spec, &mut planned),
+        }
+        if planned.needs_fence() {
+            let revision = self.cluster.vcluster_alloc_revision(id);
+            planned.decisions.push(Decision::RaiseCounter { id, revision });
         }
         planned
     }
@@ -232,7 +254,7 @@ impl<'a> Pass<'a> {
         moving::forget_moves(cluster, |m| m.vcluster == id && !named.contains(&m.node), planned);
         for (_, placed) in unnamed() {
             for (host, half) in &placed.halves {
-                if let Some(plan) = half.plan.as_ref().filter(|p| !is_forgotten(planned, host, p.value.id)) {
+                if let Some(plan) = &half.plan {
                     retire_half(cluster, host, plan, planned);
                 }
             }
@@ -319,9 +341,9 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Nodes whose host reported them absent after it was told so.
-fn forget_absent_nodes(cluster: &Cluster, spec: &VclusterSpec, planned: &mut Planned) {
-    for (node, placed) in cluster.placed_nodes(spec.id) {
+/// Nodes whose host reported them absent after it was told so. `present`: the spec, unless all are to go.
+fn forget_absent_nodes(cluster: &Cluster, id: VclusterId, present: Option<&VclusterSpec>, planned: &mut Planned) {
+    for (node, placed) in cluster.placed_nodes(id) {
         for (host, half) in &placed.halves {
             let Some(plan) = &half.plan else { continue };
             let gone = half
@@ -330,7 +352,7 @@ fn forget_absent_nodes(cluster: &Cluster, spec: &VclusterSpec, planned: &mut Pla
                 .is_some_and(|r| r.value.state == NodeState::Absent && r.value.generation >= plan.value.generation);
             // The last plan of a node that is to be made anew elsewhere still holds its address.
             let last = placed.plan.as_ref().is_some_and(|(home, _)| home == host);
-            let needed = last && spec.wanted != Wanted::Absent && spec.nodes.iter().any(|n| n.id == node);
+            let needed = last && present.is_some_and(|spec| spec.nodes.iter().any(|n| n.id == node));
             if plan.value.wanted == Wanted::Absent && gone && !needed && planned.decisions.len() < BATCH {
                 planned.decisions.push(Decision::ForgetNode { host: host.clone(), id: node, revision: plan.revision });
             }
@@ -340,7 +362,7 @@ fn forget_absent_nodes(cluster: &Cluster, spec: &VclusterSpec, planned: &mut Pla
 
 /// Asks a host to let go of a node. One that is lost is not asked.
 pub(crate) fn retire_half(cluster: &Cluster, host: &HostName, plan: &Rev<NodePlan>, planned: &mut Planned) {
-    if planned.decisions.len() >= BATCH {
+    if planned.decisions.len() >= BATCH || is_forgotten(planned, host, plan.value.id) {
         return;
     }
     if is_lost(cluster, host) {
@@ -367,17 +389,14 @@ pub(crate) fn put_again(host: &HostName, old: &Rev<NodePlan>, new: NodePlan, pla
     planned.decisions.push(Decision::PutNode { host: host.clone(), plan: Box::new(new), revision: Some(old.revision) });
 }
 
-fn plan_removal(cluster: &Cluster, spec: &Rev<VclusterSpec>, planned: &mut Planned) {
-    let id = spec.value.id;
+fn plan_removal(cluster: &Cluster, id: VclusterId, spec: Option<&Rev<VclusterSpec>>, planned: &mut Planned) {
     moving::forget_moves(cluster, |m| m.vcluster == id, planned);
     let mut halves = 0;
     for (_, placed) in cluster.placed_nodes(id) {
         for (host, half) in &placed.halves {
             if let Some(plan) = &half.plan {
                 halves += 1;
-                if !is_forgotten(planned, host, plan.value.id) {
-                    retire_half(cluster, host, plan, planned);
-                }
+                retire_half(cluster, host, plan, planned);
             }
         }
     }
@@ -390,10 +409,17 @@ fn plan_removal(cluster: &Cluster, spec: &Rev<VclusterSpec>, planned: &mut Plann
     if nodes_left || shares_left || planned.writes() + LAST_WRITES > MAX_WRITES {
         return;
     }
-    if let Some(network) = cluster.network(id) {
+    let (network, counter) = (cluster.network(id), cluster.vcluster_alloc_revision(id));
+    if spec.is_none() && network.is_none() && counter.is_none() {
+        return;
+    }
+    if let Some(network) = network {
         planned.decisions.push(Decision::DeleteNetwork { id, revision: network.revision });
     }
-    planned.decisions.push(Decision::ForgetVcluster { spec: spec.clone() });
+    planned.decisions.push(Decision::ForgetCounter { id, revision: counter });
+    if let Some(spec) = spec {
+        planned.decisions.push(Decision::ForgetVcluster { spec: spec.clone() });
+    }
 }
 
 /// Takes a host's share of a vcluster away; `true` once the host has let go and the share can be forgotten.

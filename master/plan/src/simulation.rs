@@ -218,6 +218,15 @@ impl World {
                 self.cluster.apply(Change::Move(rev.value.node, Some(rev)));
             }
             Decision::DeleteMove { node, .. } => self.cluster.apply(Change::Move(node, None)),
+            Decision::RaiseCounter { id, revision } => {
+                assert_eq!(revision, self.cluster.vcluster_alloc_revision(id));
+                self.revision += 1;
+                self.cluster.apply(Change::VclusterAlloc(id, Some(self.revision)));
+            }
+            Decision::ForgetCounter { id, revision } => {
+                assert_eq!(revision, self.cluster.vcluster_alloc_revision(id));
+                self.cluster.apply(Change::VclusterAlloc(id, None));
+            }
             Decision::ForgetVcluster { spec } => self.cluster.apply(Change::Spec(spec.value.id, None)),
         }
     }
@@ -465,6 +474,100 @@ fn a_vcluster_over_many_hosts_is_told_once() {
     world.edit(id, |_, spec| spec.wanted = Wanted::Absent);
     world.settle();
     assert!(world.cluster.spec(id).is_none() && world.shares.is_empty(), "nothing is left");
+}
+
+/// Nothing of a vcluster is planned twice, and none is forgotten, by who has missed what another planned of it.
+#[test]
+fn whoever_missed_a_plan_compares_another_counter() {
+    let mut world = World::new(2, 4);
+    let id = world.create("demo", 1);
+    let policy = policy();
+    let network = Pass::new(&world.cluster, &policy, true).plan(id);
+    world.commit_all(network);
+    let mut behind = world.cluster.clone();
+    world.plan_once(id);
+    let compared = |cluster: &Cluster| {
+        let decisions = plan(cluster, &policy, id).decisions;
+        decisions.into_iter().find_map(|decision| match decision {
+            Decision::RaiseCounter { revision, .. } | Decision::ForgetCounter { revision, .. } => Some(revision),
+            _ => None,
+        })
+    };
+    let counter = world.cluster.vcluster_alloc_revision(id);
+    assert!(counter.is_some());
+    assert_eq!(compared(&world.cluster), None, "who knows all has nothing to do");
+    assert_eq!(compared(&behind), Some(None), "it would place the node again");
+    let mut spec = (*behind.spec(id).unwrap().value).clone();
+    spec.wanted = Wanted::Absent;
+    behind.apply(Change::Spec(id, Some(Rev::new(spec, 1000))));
+    assert!(plan(&behind, &policy, id).decisions.iter().any(|d| matches!(d, Decision::ForgetVcluster { .. })));
+    assert_eq!(compared(&behind), Some(None), "it would forget a vcluster that has a node");
+}
+
+/// Whatever went wrong: what comes to light of a vcluster that is gone goes after it.
+#[test]
+fn what_is_left_of_a_vcluster_without_a_spec_goes() {
+    let mut world = World::new(2, 4);
+    let id = world.create("demo", 3);
+    let policy = policy();
+    let network = Pass::new(&world.cluster, &policy, true).plan(id);
+    world.commit_all(network);
+    let behind = world.cluster.clone();
+    world.plan_once(id);
+    assert_eq!(world.node_plans.len(), 3);
+    world.cluster = behind;
+    world.edit(id, |_, spec| spec.wanted = Wanted::Absent);
+    world.plan_once(id);
+    assert!(world.cluster.spec(id).is_none() && world.cluster.network(id).is_none());
+    // Now everything is listed again.
+    for ((host, node), plan) in world.node_plans.clone() {
+        let rev = world.rev(plan);
+        world.cluster.apply(Change::NodePlan(host, node, Some(rev)));
+    }
+    for ((host, vcluster), share) in world.shares.clone() {
+        let rev = world.rev(share);
+        world.cluster.apply(Change::VclusterPlan(host, vcluster, Some(rev)));
+    }
+    world.cluster.apply(Change::VclusterAlloc(id, Some(world.revision)));
+    for _ in 0..5 {
+        for id in world.cluster.take_dirty() {
+            world.plan_once(id);
+        }
+        for at in world.node_plans.keys().cloned().collect::<Vec<_>>() {
+            world.host_acts(&at);
+        }
+        for at in world.shares.keys().cloned().collect::<Vec<_>>() {
+            world.share_acts(&at);
+        }
+    }
+    assert!(world.node_plans.is_empty() && world.shares.is_empty(), "{:?} {:?}", world.node_plans, world.shares);
+    assert_eq!(world.cluster.vcluster_alloc_revision(id), None);
+    assert!(world.cluster.hosts().all(|(_, host)| host.allocated == Capacity::default()), "its room is free");
+    assert!(!world.plan_once(id), "nothing is left to do");
+}
+
+#[test]
+fn of_two_places_of_a_node_one_goes() {
+    for later in [0, 5] {
+        let mut world = World::new(2, 4);
+        let id = world.create("demo", 1);
+        world.settle();
+        let ((at, node), mut plan) =
+            world.node_plans.first_key_value().map(|(at, plan)| (at.clone(), plan.clone())).unwrap();
+        let other = (0..2).map(host).find(|host| *host != at).unwrap();
+        plan.generation += later;
+        world.commit(Decision::PutNode { host: other, plan: Box::new(plan), revision: None });
+        let chosen = super::plan::plan(&world.cluster, &policy(), id);
+        assert!(
+            chosen.decisions.iter().any(|d| matches!(d, Decision::RaiseCounter { .. })),
+            "of two choices one holds"
+        );
+        world.settle();
+        assert_eq!(world.node_plans.len(), 1, "{:?}", world.node_plans.keys());
+        assert_eq!(world.node_plans.values().next().map(|p| p.id), Some(node));
+        assert_eq!(world.shares.len(), 1);
+        assert_eq!(world.status(id), Some(Status::Running));
+    }
 }
 
 #[test]

@@ -181,7 +181,12 @@ async fn forget_leftovers(store: &dyn Store, keys: &Keys) -> Result<(), InitErro
     let old: Vec<&str> = listing
         .entries
         .iter()
-        .filter(|entry| matches!(keys.read(&entry.key), Some(Key::Name(..) | Key::Usage(_) | Key::Network(_))))
+        .filter(|entry| {
+            matches!(
+                keys.read(&entry.key),
+                Some(Key::Name(..) | Key::Usage(_) | Key::Network(_) | Key::VclusterAlloc(_))
+            )
+        })
         .map(|entry| entry.key.as_str())
         .collect();
     for batch in old.chunks(BATCH) {

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+use super::counter::Counter;
+
 /// See the module.
 pub struct ClusterView {
     mirror: Mirror<Fold>,
@@ -32,7 +34,7 @@ impl ClusterView {
     /// Where the store does not answer.
     pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
         let prefix = keys.root().to_owned();
-        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new() };
+        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), skipped: HashMap::new() };
         Ok(Arc::new(Self {
             mirror: Mirror::start(store, prefix, fold).await?,
             waiting: RwLock::default(),
@@ -132,6 +134,8 @@ struct Fold {
     keys: Keys,
     cluster: Cluster,
     masters: BTreeMap<HostName, MasterReport>,
+    /// Counters that were heard of and follow not on the ones that are known: they count once everything was listed.
+    skipped: HashMap<Key, i64>,
 }
 
 fn document<T: DeserializeOwned>(key: &str, value: Option<&[u8]>, revision: i64) -> Result<Option<Rev<T>>, ()> {
@@ -146,49 +150,86 @@ fn document<T: DeserializeOwned>(key: &str, value: Option<&[u8]>, revision: i64)
     }
 }
 
-impl Fold {
-    fn change(&self, key: &str, value: Option<&[u8]>, revision: i64) -> Option<Change> {
-        let alive = value.is_some();
-        let counter = value.map(|_| revision);
-        Some(match self.keys.read(key)? {
-            Key::Spec(id) => Change::Spec(id, document(key, value, revision).ok()?),
-            Key::Usage(owner) => Change::Usage(owner, document(key, value, revision).ok()?),
-            Key::Network(id) => Change::Network(id, document(key, value, revision).ok()?),
-            Key::NetworkAlloc => Change::NetworkAlloc(counter),
-            Key::HostAlloc(host) => Change::HostAlloc(host, counter),
-            Key::NodePlan(host, id) => Change::NodePlan(host, id, document(key, value, revision).ok()?),
-            Key::VclusterPlan(host, id) => Change::VclusterPlan(host, id, document(key, value, revision).ok()?),
-            Key::NodeReport(host, id) => Change::NodeReport(host, id, document(key, value, revision).ok()?),
-            Key::VclusterReport(host, id) => Change::VclusterReport(host, id, document(key, value, revision).ok()?),
-            Key::Host(host) => Change::Host(host, document(key, value, revision).ok()?),
-            Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
-            Key::Alive(host) => Change::Alive(host, alive),
-            // Read from the specs, or of no concern to planning.
-            Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
-            Key::Move(id) => Change::Move(id, document(key, value, revision).ok()?),
-            Key::Lost(host) => Change::Lost(host, document(key, value, revision).ok()?),
-            Key::Cleared(host) => {
-                Change::Cleared(host, document::<u64>(key, value, revision).ok()?.map(|number| *number.value))
-            }
-        })
+/// A counter is at that revision now.
+fn counter(key: Key, revision: Option<i64>) -> Option<Change> {
+    match key {
+        Key::NetworkAlloc => Some(Change::NetworkAlloc(revision)),
+        Key::HostAlloc(host) => Some(Change::HostAlloc(host, revision)),
+        Key::VclusterAlloc(id) => Some(Change::VclusterAlloc(id, revision)),
+        _ => None,
     }
+}
+
+impl Fold {
+    /// Whether what was heard of a counter shows that something was missed.
+    fn skips(&self, key: &Key, value: Option<&[u8]>, revision: i64) -> bool {
+        let known = match key {
+            Key::NetworkAlloc => self.cluster.network_alloc_revision(),
+            Key::HostAlloc(host) => self.cluster.host(host).and_then(|h| h.alloc_revision),
+            Key::VclusterAlloc(id) => self.cluster.vcluster_alloc_revision(*id),
+            _ => return false,
+        };
+        !Counter::follows(value, revision, known)
+    }
+}
+
+/// What the document under a key, now this, changes of the picture.
+fn change(parsed: Key, key: &str, value: Option<&[u8]>, revision: i64) -> Option<Change> {
+    let alive = value.is_some();
+    Some(match parsed {
+        Key::Spec(id) => Change::Spec(id, document(key, value, revision).ok()?),
+        Key::Usage(owner) => Change::Usage(owner, document(key, value, revision).ok()?),
+        Key::Network(id) => Change::Network(id, document(key, value, revision).ok()?),
+        key @ (Key::NetworkAlloc | Key::HostAlloc(_) | Key::VclusterAlloc(_)) => {
+            return counter(key, value.map(|_| revision));
+        }
+        Key::NodePlan(host, id) => Change::NodePlan(host, id, document(key, value, revision).ok()?),
+        Key::VclusterPlan(host, id) => Change::VclusterPlan(host, id, document(key, value, revision).ok()?),
+        Key::NodeReport(host, id) => Change::NodeReport(host, id, document(key, value, revision).ok()?),
+        Key::VclusterReport(host, id) => Change::VclusterReport(host, id, document(key, value, revision).ok()?),
+        Key::Host(host) => Change::Host(host, document(key, value, revision).ok()?),
+        Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
+        Key::Alive(host) => Change::Alive(host, alive),
+        // Read from the specs, or of no concern to planning.
+        Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
+        Key::Move(id) => Change::Move(id, document(key, value, revision).ok()?),
+        Key::Lost(host) => Change::Lost(host, document(key, value, revision).ok()?),
+        Key::Cleared(host) => {
+            Change::Cleared(host, document::<u64>(key, value, revision).ok()?.map(|number| *number.value))
+        }
+    })
 }
 
 impl View for Fold {
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64) {
-        if let Some(Key::Master(name)) = self.keys.read(key) {
+        let Some(parsed) = self.keys.read(key) else { return };
+        if let Key::Master(name) = parsed {
             let Ok(report) = document::<MasterReport>(key, value, revision) else { return };
             match report {
                 Some(report) => self.masters.insert(name, (*report.value).clone()),
                 None => self.masters.remove(&name),
             };
-        } else if let Some(change) = self.change(key, value, revision) {
-            self.cluster.apply(change);
+        } else if self.skips(&parsed, value, revision) {
+            self.skipped.insert(parsed, revision);
+        } else {
+            self.skipped.remove(&parsed);
+            if let Some(change) = change(parsed, key, value, revision) {
+                self.cluster.apply(change);
+            }
         }
     }
 
     /// It begins empty.
     fn keys(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn lacks(&self) -> bool {
+        !self.skipped.is_empty()
+    }
+
+    fn listed(&mut self) {
+        let changes = self.skipped.drain().filter_map(|(key, revision)| counter(key, Some(revision)));
+        changes.for_each(|change| self.cluster.apply(change));
     }
 }

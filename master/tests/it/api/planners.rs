@@ -1,5 +1,5 @@
-//! Several planners at once, on the store in memory and on a real etcd: no address, network or place is given twice, no
-//! host is overfull, and what users hold is what their vclusters add up to.
+//! Several planners at once, on the store in memory, with watches that lie, and on a real etcd: no address, network or place
+//! is given twice, no host is overfull, and what users hold is what their vclusters add up to.
 
 use super::support::host::FakeHost;
 use super::support::{Master, PASSWORD, directory, eventually, master};
@@ -12,6 +12,7 @@ use docklet_store::Store;
 use docklet_store::etcd::{EtcdAddress, EtcdStore};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::memory::MemoryStore;
+use docklet_store::unreliable::{Lies, Unreliable};
 use docklet_types::label::Labels;
 use docklet_types::name::{UserName, VclusterName};
 use docklet_types::plan::{Network, NodePlan};
@@ -171,7 +172,8 @@ fn vclusters(master: &Master) -> Arc<Vclusters> {
     master.assembly.as_ref().unwrap().parts.vclusters.clone()
 }
 
-async fn load(store: Arc<dyn Store>, rounds: usize) {
+/// `lies`: how the masters' watches lie. What hosts see is right.
+async fn load(store: Arc<dyn Store>, rounds: usize, lies: Lies) {
     let (dir, access) = (directory(), Arc::default());
     let db = Db::open_file(&dir.path().join("docklet.db")).await.unwrap();
     let hash = hash_now(&Password::parse(PASSWORD).unwrap()).unwrap();
@@ -179,10 +181,12 @@ async fn load(store: Arc<dyn Store>, rounds: usize) {
     for name in &names {
         db.create_user(name, &hash, Role::User, Micros::now()).await.unwrap();
     }
-    let mut masters = Vec::new();
+    let (mut masters, mut watches) = (Vec::new(), Vec::new());
     for n in 0..3 {
+        let own = Unreliable::new(store.clone(), n, lies);
+        watches.push(own.clone());
         let extra = format!("HOST_NAME=front{n}\nUSER_MAX_CPU=64\nUSER_MAX_MEMORY_MIB=65536\nMEMORY_OVERCOMMIT=1");
-        masters.push(master(dir.path(), &extra, db.clone(), store.clone(), Arc::clone(&access)).await.0);
+        masters.push(master(dir.path(), &extra, db.clone(), Arc::new(own), Arc::clone(&access)).await.0);
     }
     let keys = Keys::new(&"test".parse().unwrap());
     let mut hosts = Vec::new();
@@ -202,14 +206,18 @@ async fn load(store: Arc<dyn Store>, rounds: usize) {
     for user in users {
         user.await.unwrap();
     }
-    // Everything comes to rest, then everything goes.
-    for name in &names {
-        for view in all[0].list(Some(name)) {
-            let vcluster: VclusterName = view.name.parse().unwrap();
-            let _ = all[1].change(name, name, &vcluster, Action::Delete).await;
-        }
+    // Everything is seen by all, and everything goes.
+    for own in &watches {
+        own.lie(Lies::default());
+        own.end_watches();
     }
     eventually("nothing is left", || async {
+        for name in &names {
+            for view in all[0].list(Some(name)) {
+                let vcluster: VclusterName = view.name.parse().unwrap();
+                let _ = all[1].change(name, name, &vcluster, Action::Delete).await;
+            }
+        }
         check(store.as_ref(), &keys).await;
         let left = store.list(keys.root()).await.unwrap().entries;
         let of_vclusters = left.iter().filter(|entry| match keys.read(&entry.key) {
@@ -224,11 +232,18 @@ async fn load(store: Arc<dyn Store>, rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
-    load(Arc::new(MemoryStore::new()), 60).await;
+    load(Arc::new(MemoryStore::new()), 60, Lies::default()).await;
+}
+
+/// What a master missed it cannot know; what it must not do without knowing is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_watches_that_swallow_and_come_late() {
+    let lies = Lies { swallowed: 5, ended: 1, late_millis: 20, ..Lies::default() };
+    load(Arc::new(MemoryStore::new()), 60, lies).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_etcd() {
     let (_etcd, store) = etcd().await;
-    load(Arc::new(store), 40).await;
+    load(Arc::new(store), 40, Lies::default()).await;
 }

@@ -53,6 +53,8 @@ async function agree() {
 
   assert.deepEqual(sorted(under('names/').map(([key, id]) => `${key} ${id}`)), sorted(specs.map((s) => `${s.owner}/${s.name} ${s.id}`)), 'names');
   assert.deepEqual(sorted(under('networks/').map(([id]) => id)), sorted(specs.map((s) => s.id)), 'networks');
+  const counted = under('alloc/vclusters/').map(([id]) => id);
+  assert.deepEqual(counted.filter((id) => !specs.some((s) => s.id === id)), [], 'counters of vclusters');
   const subnets = under('networks/').map(([, network]) => JSON.stringify(network.subnet));
   assert.equal(new Set(subnets).size, subnets.length, 'subnets');
   for (const [owner, usage] of under('usage/')) {
