@@ -3,6 +3,10 @@
 //! liblxc forks, changes namespaces and calls exit handlers, none of which goes together with a runtime of threads. So
 //! each operation is a short-lived process with one thread: JSON on standard input, JSON on standard output, no shell.
 //! This module has both ends: [`main`] for the helper, [`call`] for the worker.
+//!
+//! A helper ends with its worker, however that ends: the next one must not find a host that still changes by itself. What
+//! a helper forks to outlive it, the monitor of a node and the holder of a terminal, does not inherit that. So a start that
+//! is cut off may still come to something, which `run::announce` tells the next worker.
 
 use docklet_types::report::Reason;
 use serde::de::DeserializeOwned;
@@ -13,8 +17,11 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{container, exec, image, machine, share, shell};
+use super::{container, exec, image, machine, share, shell, sys};
 use crate::HostError;
+
+/// Names the worker's process to its helper.
+const WORKER: &str = "DOCKLET_WORKER";
 
 /// What a helper answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +33,10 @@ pub enum Answer<T> {
 
 /// Runs one operation. The binary calls it before it starts any thread; the exit code is 0 whenever an answer was given.
 pub fn main(op: &str) -> ExitCode {
+    if let Err(e) = end_with_worker() {
+        eprintln!("helper {op}: {e}");
+        return ExitCode::FAILURE;
+    }
     let mut input = Vec::new();
     if let Err(e) = std::io::stdin().lock().read_to_end(&mut input) {
         eprintln!("helper {op}: the request could not be read: {e}");
@@ -58,6 +69,18 @@ pub fn main(op: &str) -> ExitCode {
     }
 }
 
+/// Has the kernel kill this process when its worker ends. Without the variable nobody's helper is run, by hand.
+fn end_with_worker() -> std::io::Result<()> {
+    let Some(worker) = std::env::var(WORKER).ok().and_then(|pid| pid.parse::<u32>().ok()) else { return Ok(()) };
+    sys::end_with_parent()?;
+    // It may have ended before: then somebody else is the parent, and the request must not be carried out.
+    if std::os::unix::process::parent_id() == worker {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("the worker has ended"))
+    }
+}
+
 fn serve<Q: DeserializeOwned, A: Serialize>(
     input: &[u8],
     run: impl FnOnce(Q) -> Result<A, Reason>,
@@ -70,7 +93,8 @@ fn serve<Q: DeserializeOwned, A: Serialize>(
     serde_json::to_vec(&answer).map_err(|e| format!("the answer could not be written: {e}"))
 }
 
-/// Runs a helper and waits for its answer. `title` is what `ps` shows in place of the program's name.
+/// Runs a helper and waits for its answer. `title` is what `ps` shows in place of the program's name. To be called on the
+/// runtime's own threads: the helper ends with the thread that it was called on.
 pub async fn call<Q: Serialize, A: DeserializeOwned>(
     program: &Path,
     op: &str,
@@ -84,6 +108,7 @@ pub async fn call<Q: Serialize, A: DeserializeOwned>(
     let mut command = tokio::process::Command::new(program);
     command.arg0(title).args(["helper", op]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/").kill_on_drop(true);
+    command.env(WORKER, std::process::id().to_string());
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let talk = async move {

@@ -188,6 +188,10 @@ unsafe extern "C" fn enter(payload: *mut c_void) -> c_int {
         }
         // Ends with the helper or holder, so that nobody's abandoned command runs on.
         libc::prctl(libc::PR_SET_PDEATHSIG, if payload.terminal { libc::SIGHUP } else { libc::SIGKILL });
+        // A parent outside of the container's processes is number 0; where it ended before, another one is by now.
+        if libc::getppid() != 0 {
+            libc::_exit(128 + libc::SIGKILL);
+        }
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());

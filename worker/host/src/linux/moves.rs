@@ -114,6 +114,12 @@ fn broken(what: &str, error: &dyn std::error::Error) -> Reason {
     Reason::new("move_failed", format!("{what}: {}.", chain(error)))
 }
 
+/// Has a program killed when this one ends, so that the next worker finds nobody at work on the copies.
+fn end_with_worker(command: &mut Command) {
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(sys::end_with_parent) };
+}
+
 /// The last words of a program.
 async fn complaint(child: &mut Child) -> String {
     let mut said = String::new();
@@ -253,6 +259,7 @@ impl Moves for LinuxHost {
         }
         command.arg(directory.join(name(part)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        end_with_worker(&mut command);
         let mut child = command.spawn().map_err(|e| failed("move_failed", WHAT, &e))?;
         session.run(async move {
             let last = match send(&mut child, &mut ours).await {
@@ -321,16 +328,12 @@ impl LinuxHost {
     ) -> std::result::Result<(), Reason> {
         const WHAT: &str = "The node's disk could not be taken";
         let place = directory.join(IN);
-        let mut child = Command::new("btrfs")
-            // It sees nothing but an empty directory, and ends where the stream says so.
-            .args(["receive", "-q", "-C", "-e"])
-            .arg(&place)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| broken(WHAT, &e))?;
+        let mut command = Command::new("btrfs");
+        // It sees nothing but an empty directory, and ends where the stream says so.
+        command.args(["receive", "-q", "-C", "-e"]).arg(&place);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        end_with_worker(&mut command);
+        let mut child = command.spawn().map_err(|e| broken(WHAT, &e))?;
         let Some(mut stdin) = child.stdin.take() else { return Err(Reason::new("move_failed", WHAT)) };
         // Twice the disk: what was overwritten between the copies counts in both. The group below is what really holds.
         let bytes = u64::from(note.disk_mib) << 20;

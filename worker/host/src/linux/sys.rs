@@ -155,6 +155,13 @@ pub fn lchown_at(dir: impl AsFd, name: &std::ffi::CStr, uid: u32, gid: u32) -> i
     .map(drop)
 }
 
+/// Has the kernel kill this process, and nothing that it forks, when the thread that started it ends. Makes only a system
+/// call, so that it may stand between fork and exec.
+pub fn end_with_parent() -> io::Result<()> {
+    // SAFETY: takes numbers.
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })).map(drop)
+}
+
 /// Does nothing for so long. For the helper and for threads that may block; async code has its own timer.
 pub fn pause(millis: i32) {
     // SAFETY: no descriptors, and the count says none.
