@@ -74,6 +74,8 @@ pub struct FakeNode {
     pub init: Option<i32>,
     pub ready: bool,
     pub frozen: bool,
+    /// A start was cut off; something of it is still on its way.
+    pub unsettled: bool,
     /// What it is held to.
     pub size: Option<Size>,
     /// Ports that something listens on while it runs.
@@ -95,6 +97,7 @@ impl FakeNode {
             init: None,
             ready: false,
             frozen: false,
+            unsettled: false,
             size: None,
             listening: BTreeSet::from([22]),
             console: String::new(),
@@ -110,11 +113,12 @@ impl FakeNode {
         }
         self.ready = false;
         self.frozen = false;
+        self.unsettled = false;
         self.listening = BTreeSet::from([22]);
     }
 
     fn is_nothing(&self) -> bool {
-        !self.disk && !self.port && self.init.is_none() && self.moving.is_none()
+        !self.disk && !self.port && self.init.is_none() && !self.unsettled && self.moving.is_none()
     }
 }
 
@@ -156,6 +160,8 @@ pub struct State {
     pub own_ports: BTreeSet<(Protocol, u16)>,
     pub prepared: bool,
     failures: BTreeMap<Op, Vec<Failure>>,
+    /// Nodes whose next start is cut off.
+    cuts: BTreeSet<NodeId>,
     delays: BTreeMap<Op, Duration>,
     calls: BTreeMap<Op, u64>,
     next_pid: i32,
@@ -224,6 +230,7 @@ impl FakeHost {
             own_ports: BTreeSet::new(),
             prepared: false,
             failures: BTreeMap::new(),
+            cuts: BTreeSet::new(),
             delays: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_pid: 1000,
@@ -268,6 +275,16 @@ impl FakeHost {
     /// Init of the node ends by itself.
     pub fn kill(&self, id: NodeId) {
         self.state().end(id);
+    }
+
+    /// The node's next start is cut off halfway, as when its helper is killed: it fails, and something goes on.
+    pub fn cut_start(&self, id: NodeId) {
+        self.state().cuts.insert(id);
+    }
+
+    /// Something runs of a node of which nothing else is there.
+    pub fn leave_remains(&self, id: NodeId) {
+        self.state().nodes.entry(id).or_insert_with(FakeNode::new).unsettled = true;
     }
 
     /// Something begins to listen in the node.
@@ -359,8 +376,11 @@ impl Disks for FakeHost {
         self.enter(Op::RemoveDisk, Some(id)).await?;
         let mut state = self.state();
         if let Some(node) = state.nodes.get_mut(&id) {
-            if node.init.is_some() {
-                return Err(HostError::new("still_running", "The node runs; its disk is not removed under it."));
+            if node.init.is_some() || node.unsettled {
+                return Err(HostError::new(
+                    "still_running",
+                    "The node runs, or may; its disk is not removed under it.",
+                ));
             }
             node.disk = false;
             node.moving = None;
@@ -433,8 +453,12 @@ impl Containers for FakeHost {
         if !state.vclusters.get(&vcluster.id).is_some_and(|v| v.bridge) {
             return Err(boot_failed("its vcluster has no bridge"));
         }
-        let pid = state.next_pid;
+        let (pid, cut) = (state.next_pid, state.cuts.remove(&node.id));
         let entry = state.nodes.get_mut(&node.id).filter(|n| n.disk).ok_or_else(|| boot_failed("it has no disk"))?;
+        entry.unsettled = cut;
+        if cut {
+            return Err(HostError::new("helper_failed", "The helper process was killed."));
+        }
         entry.init = Some(pid);
         entry.size = Some(node.size);
         entry.console.push_str(&format!("{} boots\n", node.name));
@@ -528,6 +552,7 @@ impl Machine for FakeHost {
             init_pid: n.init,
             ready: n.ready,
             frozen: n.frozen,
+            unsettled: n.unsettled,
             moving: n.moving.as_ref().map(|m| m.number),
         };
         Ok(Observed {
@@ -535,7 +560,7 @@ impl Machine for FakeHost {
             nodes: state
                 .nodes
                 .iter()
-                .filter(|(_, n)| n.disk || n.init.is_some() || n.moving.is_some())
+                .filter(|(_, n)| n.disk || n.init.is_some() || n.unsettled || n.moving.is_some())
                 .map(|(id, n)| (*id, node(n)))
                 .collect(),
             vclusters: state
@@ -566,6 +591,9 @@ impl Machine for FakeHost {
                 add("link", kernel_names::veth(*id));
                 add("cgroup", kernel_names::container(*id));
                 add("process", pid.to_string());
+            }
+            if node.unsettled {
+                add("process", "a start that was cut off".to_owned());
             }
         }
         for (id, vcluster) in &state.vclusters {

@@ -42,6 +42,9 @@ pub struct ObservedNode {
     pub ready: bool,
     /// Its processes stand still.
     pub frozen: bool,
+    /// Its init does not run, but something of it does or may: a start whose outcome nobody knows, or an end that is not
+    /// over. It may come to run by itself, until it is stopped or started anew.
+    pub unsettled: bool,
     /// The number of the move that copies of its disk are here for.
     pub moving: Option<u64>,
 }

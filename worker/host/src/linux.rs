@@ -254,8 +254,9 @@ impl Disks for LinuxHost {
     }
 
     async fn remove_disk(&self, id: NodeId) -> Result<()> {
-        if run::init(&self.state(id)).is_some() {
-            return Err(HostError::new("still_running", "The node runs; its disk is not removed under it."));
+        // Also what may come to run: with its files gone nobody would know of it.
+        if run::look(&self.state(id)) != run::State::Stopped {
+            return Err(HostError::new("still_running", "The node runs, or may; its disk is not removed under it."));
         }
         self.inner.terminals.lock().retain(|(node, _), _| *node != id);
         let copies = self.clear_move(id).await;

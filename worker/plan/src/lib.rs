@@ -3,7 +3,7 @@
 //! [`node`] decides for one node, [`vcluster`] for one vcluster's share of the host, [`trouble`] when to try again after
 //! a failure; [`diff`] is all of it at once. Nothing here reads a clock or touches anything: times are arguments, what
 //! happened is told through the histories. The rule that everything else bows to: without a plan nothing is done, and
-//! only a plan that says `Absent` removes anything.
+//! only a plan that says `Absent` removes anything that anybody could miss ([`node::is_remains`] is the rest).
 
 use std::collections::BTreeMap;
 

@@ -67,8 +67,27 @@ pub enum NodeTodo {
 }
 
 /// A node of which nothing is on the host.
-pub const NOTHING: ObservedNode =
-    ObservedNode { disk: false, port: false, init_pid: None, ready: false, frozen: false, moving: None };
+pub const NOTHING: ObservedNode = ObservedNode {
+    disk: false,
+    port: false,
+    init_pid: None,
+    ready: false,
+    frozen: false,
+    unsettled: false,
+    moving: None,
+};
+
+/// Whether something of the node runs, or may come to run by itself.
+const fn is_alive(observed: &ObservedNode) -> bool {
+    observed.init_pid.is_some() || observed.unsettled
+}
+
+/// Whether what is on the host is only what a removal has missed: processes whose disk is gone. Nobody can want them, so
+/// that they go without a plan; a node that has its disk never does.
+#[must_use]
+pub const fn is_remains(observed: &ObservedNode) -> bool {
+    is_alive(observed) && !observed.disk && observed.moving.is_none()
+}
 
 /// The newest plan that was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +212,7 @@ pub fn diff(
 fn absent(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory) -> Vec<NodeAction> {
     if is_gone(plan, observed, history.cleaned) {
         Vec::new()
-    } else if observed.init_pid.is_some() {
+    } else if is_alive(observed) {
         vec![NodeAction::Stop, NodeAction::Remove]
     } else {
         vec![NodeAction::Remove]
@@ -202,7 +221,7 @@ fn absent(plan: &NodePlan, observed: &ObservedNode, history: &NodeHistory) -> Ve
 
 fn stopped(observed: &ObservedNode) -> Vec<NodeAction> {
     // A node that never ran gets its disk when it is first started.
-    if observed.init_pid.is_some() { vec![NodeAction::Stop] } else { Vec::new() }
+    if is_alive(observed) { vec![NodeAction::Stop] } else { Vec::new() }
 }
 
 fn moved(plan: &NodePlan, observed: &ObservedNode) -> Vec<NodeAction> {
@@ -262,7 +281,7 @@ pub fn state(
     let given_up = history.trouble.as_ref().is_some_and(|t| t.given_up);
     match plan.wanted {
         Wanted::Absent if is_gone(plan, observed, history.cleaned) && !busy => (NodeState::Absent, None),
-        Wanted::Stopped if observed.init_pid.is_none() && !busy => (NodeState::Stopped, None),
+        Wanted::Stopped if !is_alive(observed) && !busy => (NodeState::Stopped, None),
         Wanted::Absent | Wanted::Stopped if given_up => (NodeState::Failed, reason),
         Wanted::Absent | Wanted::Stopped => (NodeState::Stopping, reason),
         Wanted::Running

@@ -113,6 +113,7 @@ impl Model {
                 assert!(self.observed.vclusters[&vcluster].bridge);
                 self.next_pid += 1;
                 seen.init_pid = Some(self.next_pid);
+                seen.unsettled = false;
             }
             NodeAction::Ready => {
                 assert!(seen.init_pid.is_some() && !seen.frozen, "what stands still never becomes ready");
@@ -123,6 +124,7 @@ impl Model {
                 seen.init_pid = None;
                 seen.ready = false;
                 seen.frozen = false;
+                seen.unsettled = false;
             }
             NodeAction::Freeze => {
                 assert!(seen.ready && self.desired.nodes[&id].frozen);
@@ -139,7 +141,7 @@ impl Model {
             }
             NodeAction::Remove => {
                 assert_eq!(wanted, Wanted::Absent, "only an absent plan removes");
-                assert!(seen.init_pid.is_none());
+                assert!(seen.init_pid.is_none() && !seen.unsettled, "its disk would go under it");
                 *seen = node::NOTHING;
                 past.cleaned = true;
             }
@@ -188,13 +190,15 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
 
 fn any_observed_node() -> impl Strategy<Value = ObservedNode> {
     let moving = proptest::option::of(1..3u64);
-    (any::<bool>(), any::<bool>(), proptest::option::of(1..900i32), any::<bool>(), any::<bool>(), moving).prop_map(
-        |(disk, port, init_pid, ready, frozen, moving)| ObservedNode {
+    let init = (proptest::option::of(1..900i32), any::<[bool; 3]>());
+    (any::<bool>(), any::<bool>(), init, moving).prop_map(
+        |(disk, port, (init_pid, [ready, frozen, unsettled]), moving)| ObservedNode {
             disk: disk || init_pid.is_some(),
             port,
             init_pid,
             ready: ready && init_pid.is_some(),
             frozen: frozen && init_pid.is_some(),
+            unsettled: unsettled && init_pid.is_none(),
             moving,
         },
     )
@@ -242,7 +246,7 @@ proptest! {
                     prop_assert_eq!(seen.frozen, plan.frozen);
                 }
                 Wanted::Running => {}
-                Wanted::Stopped => prop_assert!(seen.init_pid.is_none()),
+                Wanted::Stopped => prop_assert!(seen.init_pid.is_none() && !seen.unsettled),
                 Wanted::Absent => prop_assert_eq!(&seen, &node::NOTHING),
             }
             if plan.wanted == Wanted::Stopped || plan.wanted == Wanted::Running && vcluster_stays {
@@ -306,7 +310,38 @@ proptest! {
 }
 
 fn up(pid: i32) -> ObservedNode {
-    ObservedNode { disk: true, port: true, init_pid: Some(pid), ready: true, frozen: false, moving: None }
+    ObservedNode {
+        disk: true,
+        port: true,
+        init_pid: Some(pid),
+        ready: true,
+        frozen: false,
+        unsettled: false,
+        moving: None,
+    }
+}
+
+/// What a start that was cut off has left counts as running until it was stopped.
+#[test]
+fn a_start_of_unknown_outcome_is_stopped_before_anything_is_said_or_removed() {
+    let cut = ObservedNode { init_pid: None, ready: false, unsettled: true, ..up(0) };
+    for (wanted, actions, said) in [
+        (Wanted::Stopped, vec![NodeAction::Stop], NodeState::Stopping),
+        (Wanted::Absent, vec![NodeAction::Stop, NodeAction::Remove], NodeState::Stopping),
+    ] {
+        let (plan, past) = (node(1, 0, wanted, 1, 0), NodeHistory::default());
+        assert_eq!(node::diff(&plan, None, &cut, &past, T0), NodeTodo::Do(actions));
+        assert_eq!(node::state(&plan, &cut, &past, false).0, said);
+    }
+}
+
+#[test]
+fn only_what_has_lost_its_disk_is_remains() {
+    let remains = ObservedNode { unsettled: true, ..node::NOTHING };
+    assert!(node::is_remains(&remains));
+    assert!(!node::is_remains(&ObservedNode { disk: true, ..remains.clone() }));
+    assert!(!node::is_remains(&ObservedNode { moving: Some(1), ..remains }));
+    assert!(!node::is_remains(&up(7)) && !node::is_remains(&node::NOTHING));
 }
 
 #[test]

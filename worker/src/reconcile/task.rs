@@ -180,6 +180,7 @@ async fn act(
                 observed.init_pid = Some(host.start(plan, vcluster).await?);
                 observed.ready = false;
                 observed.frozen = false;
+                observed.unsettled = false;
             }
         }
         NodeAction::Ready => {
@@ -227,6 +228,7 @@ async fn act(
             observed.init_pid = None;
             observed.ready = false;
             observed.frozen = false;
+            observed.unsettled = false;
         }
         NodeAction::Remove => {
             // Both, whatever becomes of the first: what can go should go.

@@ -14,7 +14,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::proc::{self, Process};
-use super::sys;
+use super::{cgroup, sys};
 
 /// How long a node may take to answer a connection to itself.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -173,6 +173,20 @@ pub fn serving(lxcpath: &Path) -> Vec<Serving> {
         Some(Serving { pid, node, command })
     };
     proc::all().into_iter().filter_map(of).collect()
+}
+
+/// Nodes of this installation that have processes and no file. Every program of the machine is looked at only where there
+/// is a container that nobody knows, as of another installation.
+pub fn without_files(lxcpath: &Path, known: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    let unknown = |name: &String| {
+        let id =
+            name.strip_prefix(docklet_types::kernel_names::CONTAINER_PREFIX).and_then(|n| n.parse::<NodeId>().ok());
+        id.is_some_and(|id| !known(id))
+    };
+    if !cgroup::containers().iter().any(unknown) {
+        return Vec::new();
+    }
+    serving(lxcpath).into_iter().map(|s| s.node).filter(|id| !known(*id)).collect()
 }
 
 #[cfg(test)]

@@ -169,12 +169,18 @@ impl LinuxHost {
             let is_start = |s: &access::Serving| {
                 s.node == id && (s.command.ends_with(" helper start") || s.command.starts_with("[lxc monitor]"))
             };
-            // One may fork another while it is being ended.
-            for _ in 0..10 {
+            // One may fork another and end while all are listed, and neither then be seen: once nothing is not enough.
+            let mut nothing = 0;
+            for _ in 0..20 {
                 let left: Vec<_> = access::serving(&inner.paths.lxc()).into_iter().filter(is_start).collect();
                 if left.is_empty() {
-                    return cgroup::clear(&kernel_names::container(id));
+                    nothing += 1;
+                    if nothing == 2 {
+                        return cgroup::clear(&kernel_names::container(id));
+                    }
+                    continue;
                 }
+                nothing = 0;
                 for process in left.iter().filter_map(|s| Process::current(s.pid)) {
                     process.kill(1000)?;
                 }
@@ -232,6 +238,7 @@ impl Containers for LinuxHost {
         let home = Home { data: self.inner.paths.user_data(&node.owner), owner: node.range.first_id() };
         self.inner.share.home(&self.program, home).await?;
         let request = self.start_request(node, vcluster)?;
+        run::announce(&request.state).map_err(|e| failed("boot_failed", &what, &e))?;
         let socket =
             bind_report(&request.rootfs.notify, node.range.first_id()).map_err(|e| failed("boot_failed", &what, &e))?;
         self.inner.reports.lock().insert(node.id, Arc::new(socket));
@@ -345,6 +352,8 @@ impl Containers for LinuxHost {
             }
             State::Changing(monitor) => self.bring_monitor_down(monitor).await,
             State::Unclear => self.clear_half_started(id).await,
+            // Its files are gone, and cannot tell.
+            State::Stopped if !state.is_dir() => self.clear_half_started(id).await,
             State::Stopped => Ok(()),
         };
         down.map_err(|e| failed("stop_failed", what, &e))?;

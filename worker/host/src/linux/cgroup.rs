@@ -1,6 +1,7 @@
 //! Control groups, version 1 and 2: a node's limits as liblxc keys, and what a node may leave behind.
 
 use docklet_types::size::Size;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -152,6 +153,15 @@ pub fn all() -> Vec<(PathBuf, String)> {
         }
     }
     found
+}
+
+/// The names of all containers, from one place where liblxc makes groups for each.
+pub fn containers() -> BTreeSet<String> {
+    let in_one = |root: &PathBuf| -> BTreeSet<String> {
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        entries.filter_map(|e| container_of(e.file_name().to_str()?).map(str::to_owned)).collect()
+    };
+    hierarchies().iter().map(in_one).find(|names| !names.is_empty()).unwrap_or_default()
 }
 
 /// The cgroups of one container. Looks for its names instead of listing all: there may be a thousand others.

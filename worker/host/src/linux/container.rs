@@ -143,6 +143,7 @@ fn common() -> Vec<(String, String)> {
 /// Starts the node, or finds it running. Runs in the helper.
 pub fn start(request: &StartRequest) -> Result<Started, StartError> {
     if let Some(run) = settle(&request.state)? {
+        run::started(&request.state, &run).map_err(StartError::State)?;
         return Ok(Started { run, found: true });
     }
     cgroup::clear(&request.container).map_err(StartError::Leftovers)?;

@@ -51,11 +51,16 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Says that a start is under way. Whoever finds this without a `run.json` must look at the cgroups.
+/// Says that a start is under way. The worker does before it has a helper: whatever becomes of both, whoever finds this
+/// and nothing that runs must look for what the start has left, which may still be on its way.
+pub fn announce(state: &Path) -> io::Result<()> {
+    fs::write(state.join(STARTING), "")
+}
+
+/// Forgets the run before this start.
 pub fn begin(state: &Path) -> io::Result<()> {
     remove(&state.join(READY))?;
-    remove(&state.join(RUN))?;
-    fs::write(state.join(STARTING), "")
+    remove(&state.join(RUN))
 }
 
 /// Says that the node runs.
@@ -81,14 +86,12 @@ pub fn is_ready(state: &Path, init: Process) -> bool {
 }
 
 pub fn look(state: &Path) -> State {
-    let Some(run) = read::<Run>(&state.join(RUN)) else {
+    let run = read::<Run>(&state.join(RUN)).filter(|run| run.init.alive() || run.monitor.alive());
+    let Some(run) = run else {
         return if state.join(STARTING).exists() { State::Unclear } else { State::Stopped };
     };
     if run.init.alive() {
         return State::Running(run);
-    }
-    if !run.monitor.alive() {
-        return State::Stopped;
     }
     match proc::init_below(run.monitor) {
         Some(init) => {
@@ -118,6 +121,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("docklet-run-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         assert_eq!(look(&dir), State::Stopped);
+        announce(&dir).unwrap();
+        assert_eq!(look(&dir), State::Unclear);
         begin(&dir).unwrap();
         assert_eq!(look(&dir), State::Unclear);
         let me = Process::current(std::process::id() as i32).unwrap();
@@ -131,6 +136,8 @@ mod tests {
         started(&dir, &Run { init: other, monitor: other }).unwrap();
         assert_eq!(look(&dir), State::Stopped);
         assert!(!is_ready(&dir, other));
+        announce(&dir).unwrap();
+        assert_eq!(look(&dir), State::Unclear, "the run before says nothing about this start");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

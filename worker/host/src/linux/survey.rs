@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use super::machine::{self, ProbeRequest};
 use super::run::{self, State};
 use super::{
-    GENERATION, LinuxHost, apparmor, cgroup, container, disk, helper, inventory, moves, network, private_directory,
+    GENERATION, LinuxHost, access, apparmor, cgroup, container, disk, helper, inventory, moves, network,
+    private_directory,
 };
 use crate::reason::chain;
 use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
@@ -192,14 +193,23 @@ impl Machine for LinuxHost {
             for id in ids(&paths.node_states()) {
                 let node = nodes.entry(id).or_default();
                 let state = paths.node_state(id);
-                if let State::Running(run) = run::look(&state) {
-                    node.init_pid = Some(run.init.pid);
-                    node.ready = run::is_ready(&state, run.init);
-                    node.frozen = cgroup::is_frozen(&kernel_names::container(id));
+                match run::look(&state) {
+                    State::Running(run) => {
+                        node.init_pid = Some(run.init.pid);
+                        node.ready = run::is_ready(&state, run.init);
+                        node.frozen = cgroup::is_frozen(&kernel_names::container(id));
+                    }
+                    State::Unclear | State::Changing(_) => node.unsettled = true,
+                    State::Stopped => {}
                 }
             }
             for id in ids(&paths.node_moves()) {
                 nodes.entry(id).or_default().moving = moves::number(paths, id);
+            }
+            // One that came meanwhile has its directory before its processes.
+            let known = |id| nodes.contains_key(&id) || paths.node_state(id).exists();
+            for id in access::without_files(&paths.lxc(), known) {
+                nodes.entry(id).or_default().unsettled = true;
             }
             for (id, node) in &mut nodes {
                 node.port = ports.contains(&kernel_names::veth(*id));

@@ -3,7 +3,7 @@
 use docklet_types::agent::frame::{self, Control};
 use docklet_types::id::VclusterId;
 use docklet_types::image::ImageRef;
-use docklet_types::plan::NodePlan;
+use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::{Forward, Protocol};
 use docklet_types::rate::RateLimits;
 use docklet_types::size::Size;
@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::world::{READY, World, cluster, eventually};
+use crate::world::{Everything, READY, World, cluster, eventually};
 
 fn argv(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
@@ -452,6 +452,18 @@ pub async fn nodes_come_and_go_at_once(world: &World) {
     assert_eq!(seen.nodes.keys().copied().collect::<Vec<_>>(), b.iter().map(|n| n.id).collect::<Vec<_>>());
     assert!(seen.nodes.values().all(|n| n.ready && n.port));
     world.take_down(&vcluster, b).await;
+    world.assert_clean().await;
+}
+
+/// What is left of a start that was cut off is seen by whoever comes next, keeps its disk until it was stopped, and goes.
+pub async fn what_was_cut_off_goes(world: &World, next: &dyn Everything, vcluster: &VclusterPlan, node: &NodePlan) {
+    let it = next.observe().await.unwrap().nodes[&node.id].clone();
+    assert!(it.disk && it.init_pid.is_none() && it.unsettled, "{it:?}");
+    assert_eq!(next.remove_disk(node.id).await.unwrap_err().code(), "still_running");
+    next.stop(node.id, Duration::ZERO).await.unwrap();
+    let it = next.observe().await.unwrap().nodes[&node.id].clone();
+    assert!(it.disk && it.init_pid.is_none() && !it.unsettled, "{it:?}");
+    world.take_down(vcluster, std::slice::from_ref(node)).await;
     world.assert_clean().await;
 }
 

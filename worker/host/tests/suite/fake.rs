@@ -61,6 +61,23 @@ async fn a_slow_boot_is_one_that_failed() {
 }
 
 #[tokio::test]
+async fn a_start_that_was_cut_off_goes() {
+    let host = FakeHost::new();
+    let world = world_of(&host);
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    world.make(&vcluster, &nodes[0]).await;
+    host.cut_start(nodes[0].id);
+    assert_eq!(host.start(&nodes[0], &vcluster).await.unwrap_err().code(), "helper_failed");
+    crate::cases::what_was_cut_off_goes(&world, &host, &vcluster, &nodes[0]).await;
+    // A start makes an end of it as well.
+    world.make(&vcluster, &nodes[0]).await;
+    host.cut_start(nodes[0].id);
+    host.start(&nodes[0], &vcluster).await.unwrap_err();
+    world.bring_up(&vcluster, &nodes[0]).await;
+    assert!(!host.observe().await.unwrap().nodes[&nodes[0].id].unsettled);
+}
+
+#[tokio::test]
 async fn a_reboot_leaves_the_disks() {
     let host = FakeHost::new();
     let world = world_of(&host);

@@ -5,6 +5,7 @@ use docklet_types::agent::MAX_EXEC_OUTPUT;
 use docklet_types::agent::frame::Control;
 use docklet_types::id::NodeId;
 use docklet_types::kernel_names;
+use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_worker_host::linux::LinuxHost;
 use docklet_worker_host::{Access, Containers, Disks, Machine, Networks, Owner};
 use std::fs;
@@ -96,6 +97,133 @@ async fn a_start_may_be_cut_off_anywhere() {
         assert_eq!(inits, 1, "after {millis} ms: one monitor, not {inits}");
         host.stop(node.id, Duration::ZERO).await.unwrap();
     }
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+/// Programs of a node, by what `ps` calls them.
+async fn programs(host: &LinuxHost, id: NodeId, title: &str) -> usize {
+    let found = host.inventory().await.unwrap();
+    found.iter().filter(|o| o.kind == "process" && o.owner == Owner::Node(id) && o.label.contains(title)).count()
+}
+
+const HELPER: &str = " helper start";
+const MONITOR: &str = "[lxc monitor]";
+
+/// Holds every start of this host inside liblxc, in the process that becomes the node's monitor: what it reads there
+/// does not come before `release`.
+struct Gate(std::path::PathBuf);
+
+impl Gate {
+    fn shut(linux: &crate::linux::Linux) -> Self {
+        let path = linux.paths.lxc().join("node.seccomp");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        Self(path)
+    }
+
+    /// Lets go on whoever still waits, and returns whether there was anybody.
+    fn release(&self) -> bool {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let waiting = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&self.0);
+        let profile = include_str!("../../../../conf/seccomp/node.seccomp");
+        waiting.is_ok_and(|mut gate| gate.write_all(profile.as_bytes()).is_ok())
+    }
+}
+
+/// Starts the node as a worker does that is killed as soon as the start has come to the gate.
+async fn start_and_die(host: &LinuxHost, vcluster: &VclusterPlan, node: &NodePlan) {
+    let (host, vcluster, node) = (host.clone(), vcluster.clone(), node.clone());
+    let worker = std::thread::spawn(move || {
+        // Nothing of it is dropped, which would kill the helper by itself: the end of the thread is all that is told.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = Box::leak(Box::new(runtime));
+        let looked = host.clone();
+        let start = Box::leak(Box::new(Box::pin(async move { host.start(&node, &vcluster).await.map(|_| node.id) })));
+        runtime.block_on(async {
+            let id = tokio::select! {
+                started = start => panic!("the gate is open: {started:?}"),
+                id = held(&looked) => id,
+            };
+            assert!(programs(&looked, id, HELPER).await > 0, "it waits for what it has forked");
+        });
+    });
+    tokio::task::spawn_blocking(move || worker.join().unwrap()).await.unwrap();
+}
+
+/// Returns once a start has come to the gate.
+async fn held(host: &LinuxHost) -> NodeId {
+    loop {
+        let found = host.inventory().await.unwrap();
+        let monitor = found.iter().find(|o| o.kind == "process" && o.label.contains(MONITOR));
+        if let Some(Owner::Node(id)) = monitor.map(|o| o.owner) {
+            return id;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The worker is killed in the middle of a start, and the next one is told that the node is to go: the helper ends with its
+/// worker, and what it had forked never becomes a node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_cut_off_does_not_outlive_the_removal_of_its_node() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, node) = (&linux.host, &nodes[0]);
+    world.make(&vcluster, node).await;
+    let gate = Gate::shut(&linux);
+    start_and_die(host, &vcluster, node).await;
+    eventually("the helper ends with its worker", async || programs(host, node.id, HELPER).await == 0).await;
+    assert_eq!(programs(host, node.id, MONITOR).await, 1, "what it forked goes on");
+    let next = (world.restarted)();
+    crate::cases::what_was_cut_off_goes(&world, next.as_ref(), &vcluster, node).await;
+    assert!(!gate.release(), "nobody is left to go on");
+    assert_eq!(programs(host, node.id, "").await, 0);
+    world.assert_clean().await;
+}
+
+/// As above, but nobody asks for the node to go: its next start makes an end of the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_cut_off_is_not_in_the_way_of_the_next() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, node) = (&linux.host, &nodes[0]);
+    world.make(&vcluster, node).await;
+    let gate = Gate::shut(&linux);
+    start_and_die(host, &vcluster, node).await;
+    let next = (world.restarted)();
+    // Puts the profile back that the gate stands for.
+    fs::remove_file(&gate.0).unwrap();
+    host.prepare().await.unwrap();
+    next.start(node, &vcluster).await.unwrap();
+    next.wait_ready(node.id, READY).await.unwrap();
+    assert_eq!(programs(host, node.id, MONITOR).await, 1, "the one before is gone");
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
+/// Processes of a node of which no file is left, however that came about.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_without_a_file_is_seen_and_can_be_ended() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    world.bring_up(&vcluster, &nodes[0]).await;
+    let state = linux.paths.node_state(id);
+    let away = linux.paths.prefix().join("away");
+    fs::rename(&state, &away).unwrap();
+    host.remove_disk(id).await.unwrap();
+    let next = (world.restarted)();
+    let it = next.observe().await.unwrap().nodes[&id].clone();
+    assert!(it.unsettled && !it.disk && it.init_pid.is_none(), "{it:?}");
+    // Another installation on the same machine sees nothing of it.
+    let (other, other_linux) = crate::linux::world().await;
+    assert!(other.host.observe().await.unwrap().nodes.is_empty());
+    drop((other, other_linux));
+    next.stop(id, Duration::ZERO).await.unwrap();
+    assert!(!next.observe().await.unwrap().nodes.contains_key(&id));
+    fs::remove_dir_all(&away).unwrap();
     world.take_down(&vcluster, &nodes).await;
     world.assert_clean().await;
 }
