@@ -75,7 +75,7 @@ pub(super) struct Loop {
     pub stopping: bool,
     /// The loss that is being answered, and whether the host was looked at since.
     pub seen_loss: Option<(u64, bool)>,
-    /// What is being removed because of it.
+    /// What is being removed because of it, or as remains.
     pub clearing: BTreeSet<Object>,
     /// The loss that was answered.
     pub cleared: Option<u64>,
@@ -315,7 +315,8 @@ impl Loop {
         let lost = self.loss().is_some();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(plan) = node.plan.clone() else { return };
-        if node.task.is_none() && !self.stopping && (!lost || plan.wanted == Wanted::Absent) {
+        let idle = node.task.is_none() && !self.clearing.contains(&Object::Node(id));
+        if idle && !self.stopping && (!lost || plan.wanted == Wanted::Absent) {
             if node.stale {
                 self.look();
             } else {

@@ -31,6 +31,8 @@ pub(super) struct Node {
     pub ended: Option<i32>,
     pub steps: Vec<StepTiming>,
     pub reported: Option<NodeReport>,
+    /// Since when it has been seen to be nothing but remains.
+    pub remains_since: Option<tokio::time::Instant>,
 }
 
 /// A task under way, and the wish it serves.

@@ -84,6 +84,8 @@ impl Loop {
                 self.nodes.remove(&id);
             }
         }
+        // A plan that came meanwhile has waited.
+        self.dirty_nodes.insert(id);
     }
 
     pub(super) fn vcluster_cleared(&mut self, id: VclusterId, gone: bool) {
@@ -100,7 +102,7 @@ impl Loop {
     }
 }
 
-async fn remove_node(context: Arc<Context>, id: NodeId) {
+pub(super) async fn remove_node(context: Arc<Context>, id: NodeId) {
     let host = &context.host;
     let removed = async {
         host.stop(id, Duration::ZERO).await?;
@@ -120,7 +122,7 @@ async fn remove_vcluster(context: Arc<Context>, id: VclusterId) {
 /// Whether it went well; if not, only after a pause.
 async fn said(result: Result<(), HostError>, id: &(dyn std::fmt::Display + Sync)) -> bool {
     let Err(HostError(reason)) = result else { return true };
-    tracing::warn!(%id, code = reason.code, reason = reason.message, "something that was lost could not be removed; trying again");
+    tracing::warn!(%id, code = reason.code, reason = reason.message, "something could not be removed; trying again");
     tokio::time::sleep(AGAIN).await;
     false
 }

@@ -29,6 +29,7 @@ use crate::report::Reporter;
 mod actor;
 mod entry;
 mod lost;
+mod remains;
 mod share;
 mod task;
 mod upkeep;
@@ -101,7 +102,7 @@ enum Event {
     Checked(Option<Vec<Check>>, Option<Capacity>),
     Watched(Vec<Check>),
     Saved(u64),
-    /// Of a host that was given up for lost; whether nothing of it is left.
+    /// Of what goes without a plan; whether nothing of it is left.
     NodeCleared(NodeId, bool),
     VclusterCleared(VclusterId, bool),
     Stop(oneshot::Sender<()>),

@@ -6,6 +6,7 @@ use docklet_store::keys::Key;
 use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::report::NodeState;
 use docklet_worker_host::{HostError, Observed};
+use docklet_worker_plan::node::is_remains;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -54,6 +55,7 @@ impl Loop {
             tracing::warn!("the store does not answer; following the local copy of the plans");
         }
         self.adopt_reports().await;
+        self.clear_remains();
     }
 
     /// Takes over what an earlier run reported, so that nothing is reported anew that has not changed.
@@ -211,9 +213,12 @@ impl Loop {
         }
         for (id, observed) in seen.nodes {
             // Ours by name, and no plan names it.
-            let node = self.nodes.entry(id).or_default();
-            node.observed = observed;
-            tracing::warn!(node = %id, "a node without a plan is on this host; it is left alone");
+            if is_remains(&observed) {
+                tracing::warn!(node = %id, "something runs of a node that was removed");
+            } else {
+                tracing::warn!(node = %id, "a node without a plan is on this host; it is left alone");
+            }
+            self.nodes.entry(id).or_default().observed = observed;
         }
         for id in ended {
             self.init_is_gone(id, None);
@@ -232,6 +237,7 @@ impl Loop {
         for (id, observed) in seen.vclusters {
             self.vclusters.entry(id).or_default().observed = Some(observed);
         }
+        self.clear_remains();
         let (nodes, plans) = (&mut self.nodes, &self.plans);
         nodes.retain(|id, n| {
             n.plan.is_some()

@@ -9,7 +9,7 @@ use docklet_types::report::NodeState;
 use docklet_types::spec::Wanted;
 use docklet_worker_host::fake::Op;
 
-use crate::site::{Site, eventually, node, node_id};
+use crate::site::{Site, eventually, node, node_id, vcluster};
 
 const STEPS: [Op; 6] = [Op::EnsureImage, Op::EnsureDisk, Op::EnsureVcluster, Op::EnsurePort, Op::Start, Op::WaitReady];
 
@@ -263,6 +263,66 @@ async fn a_store_that_lost_reports_gets_them_again() {
         site.store.list(&site.keys.reports_of(&site.name)).await.unwrap().entries.len() == 2
     })
     .await;
+}
+
+/// A start is cut off with its worker, or without it, and something of it goes on: whatever is asked for next, nothing but
+/// that runs in the end.
+#[tokio::test]
+async fn a_start_that_was_cut_off_ends_as_planned() {
+    let wishes = [
+        (Wanted::Absent, NodeState::Absent),
+        (Wanted::Stopped, NodeState::Stopped),
+        (Wanted::Running, NodeState::Ready),
+    ];
+    let runs =
+        wishes.into_iter().flat_map(|wish| [(wish, true), (wish, false)]).map(|((wanted, state), killed)| async move {
+            let site = Site::new();
+            let mut worker = site.worker();
+            site.host.fake.cut_start(node_id(1));
+            if killed {
+                site.host.hang(Op::Start);
+            }
+            site.plan(1, Wanted::Running, 1).await;
+            let cut = || async { site.host.fake.state().nodes.get(&node_id(1)).is_some_and(|n| n.unsettled) };
+            eventually("it was cut off", &cut).await;
+            if killed {
+                drop(worker);
+                site.host.mend();
+                site.plan(1, wanted, 2).await;
+                worker = site.worker();
+            } else {
+                site.plan(1, wanted, 2).await;
+            }
+            site.reaches(1, state, 2).await;
+            assert!(!cut().await, "{wanted:?}, {killed}");
+            assert_eq!(site.host.running().len(), usize::from(wanted == Wanted::Running));
+            if wanted == Wanted::Absent {
+                eventually("nothing is left", || async { site.host.is_empty() }).await;
+            }
+            site.host.assert_sound();
+            worker.stop().await;
+        });
+    futures::future::join_all(runs).await;
+}
+
+/// What runs of a node of which nothing else is there goes without a plan, but not before the store has said that there is
+/// none.
+#[tokio::test]
+async fn remains_of_a_removal_go_by_themselves() {
+    let site = Site::new();
+    let whole = site.host.put_running(&node(8, Wanted::Running, 1), &vcluster(Wanted::Running, 1)).await;
+    site.host.fake.leave_remains(node_id(9));
+    site.store.set_down(true);
+    let _worker = site.worker();
+    eventually("it was looked at a few times", || async { site.host.calls(Op::Observe) > 4 }).await;
+    assert_eq!(site.host.calls(Op::Stop), 0);
+    site.store.set_down(false);
+    eventually("it is gone", || async { !site.host.fake.state().nodes.contains_key(&node_id(9)) }).await;
+    assert_eq!((site.host.calls(Op::Stop), site.host.pid(node_id(8))), (1, Some(whole)));
+    // As soon as it has come back, and again.
+    site.host.fake.leave_remains(node_id(10));
+    eventually("it is gone as well", || async { !site.host.fake.state().nodes.contains_key(&node_id(10)) }).await;
+    site.host.assert_sound();
 }
 
 /// Kills the worker at a great many moments of changing plans; at the end the host is as planned and nobody was
