@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots Debian's own kernel with systemd and cgroup version 2 in a virtual machine, installs the built programs and
-# units there, and has them run a vcluster. The machine of the other tests may have neither; production has.
+# units there, and has them run a vcluster. The machine of the other tests may have neither; production has. FS_PREFIX/global
+# is on NFS, served by the same machine: not every kernel of those that run the other tests has it.
 #
 #   sudo tools/e2e/stock-kernel.sh             ends with `N passed, M failed`
 #   sudo tools/e2e/stock-kernel.sh --fresh     makes the virtual machine's disk anew, with today's packages
@@ -32,7 +33,7 @@ require_commands() {
 # What a machine has that runs Docklet: what prepare.sh installs, on what Debian's installer does.
 packages() {
   "$DOCKLET_ROOT/prepare.sh" --run-packages
-  printf '%s\n' dbus iputils-ping kmod linux-image-cloud-amd64 systemd-sysv udev
+  printf '%s\n' dbus iputils-ping kmod linux-image-cloud-amd64 nfs-common nfs-kernel-server systemd-sysv udev
 }
 
 # The name of the disk that this recipe makes.
@@ -120,6 +121,8 @@ make_payload() {
   cp "$DOCKLET_ROOT"/conf/*.service "$tree/units/"
   cp "$HERE/docklet.conf" "$HERE/test.sh" "$tree/"
   cp -r "$images/small" "$tree/images/"
+  mkdir "$tree/tools"
+  cp "$DOCKLET_ROOT"/tools/{lib.sh,lib-etcd.sh,etcd-multi-nodes.sh} "$tree/tools/"
   ext4_of "$tree" "$WORK/payload.disk" 1024
 }
 

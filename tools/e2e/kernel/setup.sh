@@ -28,7 +28,7 @@ apt_install "$@"
 apt-get clean
 rm -rf /var/lib/apt/lists/*
 # As prepare.sh does on a machine with systemd.
-systemctl disable --quiet etcd.service lxc.service lxc-net.service lxc-monitord.service
+systemctl disable --quiet nfs-server.service etcd.service lxc.service lxc-net.service lxc-monitord.service
 systemctl mask --quiet "${NEEDLESS[@]}"
 systemctl enable --quiet docklet-stock-kernel.service
 printf '/dev/vda / ext4 defaults,noinit_itable 0 1\n' >/etc/fstab

@@ -46,11 +46,32 @@ is_stock() {
   [[ $(uname -r) == 6.1.*-cloud-amd64 ]] && same "$(stat -fc %T "$CGROUP")" cgroup2fs && [[ -d /run/systemd/system ]]
 }
 
+# After a restart the server opens files only once all clients had the time to claim theirs: seconds here, 90 as it comes.
+share_by_nfs() {
+  mkdir -p /srv/global /opt/docklet/global &&
+    printf '[nfsd]\ngrace-time=5\nlease-time=5\n' >/etc/nfs.conf.d/test.conf &&
+    printf '/srv/global 127.0.0.1(rw,sync,no_subtree_check,no_root_squash)\n' >/etc/exports &&
+    printf '127.0.0.1:/srv/global /opt/docklet/global nfs hard,_netdev,x-systemd.after=nfs-server.service 0 0\n' \
+      >>/etc/fstab &&
+    systemctl daemon-reload && systemctl enable --quiet --now nfs-server && mount /opt/docklet/global &&
+    same "$(stat -fc %T /opt/docklet/global)" nfs
+}
+
 install_docklet() {
   install -m 0755 /mnt/bin/* /usr/local/bin/ &&
     install -D -m 0644 /mnt/docklet.conf "$CONF" &&
     mkdir -p /opt/docklet/global/images && cp -r /mnt/images/small /opt/docklet/global/images/ &&
     install -m 0644 /mnt/units/* /etc/systemd/system/ && systemctl daemon-reload
+}
+
+# It serves once another one does, and is not given up before.
+first_of_three() {
+  local tool=/mnt/tools/etcd-multi-nodes.sh
+  local -a members=(etcd1=127.0.0.2 etcd2=127.0.0.3 etcd3=127.0.0.4)
+  bash "$tool" certificates /root/etcd "${members[@]}" &&
+    timeout 60 bash "$tool" start etcd1 /root/etcd/etcd1 "${members[@]}" &&
+    same "$(systemctl show --property SubState --value docklet-etcd)" start &&
+    bash "$tool" stop && rm -r /root/etcd /opt/docklet/local/etcd-member
 }
 
 init() { docklet-master --config "$CONF" init && docklet-master --config "$CONF" stop; }
@@ -107,6 +128,41 @@ is_not_spared() {
     ! in_node 1 bash -c 'echo -1 >/proc/self/oom_score_adj'
 }
 
+# ---- Users' files ----------------------------------------------------------------------------------------------------
+
+shares_files() {
+  in_node 1 sh -c 'echo hello >nfs/file && mkdir nfs/sub' &&
+    same "$(in_node 2 sh -c 'cat nfs/file && stat -c "%u %g" nfs nfs/file nfs/sub')" $'hello\n0 0\n0 0\n0 0'
+}
+
+same_file_again() { same "$(in_node 2 cat nfs/file)" hello; }
+
+loses_no_line() {
+  # shellcheck disable=SC2016 # expanded in the node
+  local node script='for i in $(seq 100); do echo "$(hostname) $i" >>nfs/log; done'
+  for node in 1 2; do in_node "$node" sh -c "$script" & done
+  wait
+  same "$(in_node 1 sh -c 'sort -u nfs/log | wc -l')" 200
+}
+
+nobody_else_looks() {
+  same "$(stat -c %a /opt/docklet/global/users/root/data)" 700 &&
+    ! setpriv --reuid 4242 --regid 4242 --clear-groups ls /opt/docklet/global/users/root/data
+}
+
+# shared_directory_is ok|failed: the outcome of the host's check.
+shared_directory_is() {
+  docklet host show stock -o json |
+    jq --exit-status --arg outcome "$1" 'any(.checks[]; .name == "shared_directory" and .outcome == $outcome)'
+}
+
+# What needs no file of it goes on while its server is away.
+survives_the_server() {
+  systemctl stop nfs-server && eventually 90 shared_directory_is failed && node_1_lives &&
+    systemctl start nfs-server && eventually 120 shared_directory_is ok &&
+    same "$(in_node 2 cat nfs/file)" hello
+}
+
 # ---- Limits ---------------------------------------------------------------------------------------------------------
 
 limits() {
@@ -125,7 +181,7 @@ node_1_lives() { same "$(in_node 1 echo alive)" alive; }
 
 too_much_memory_is_killed() {
   same "$(in_node 1 python3 -c 'bytearray(400 << 20)' >/dev/null 2>&1; printf '%s' $?)" 137 &&
-    cat "$CGROUP"/lxc.payload.dk-*/memory.events | grep -q '^oom_kill 1$' && node_1_lives
+    grep -qx 'oom_kill 1' "$CGROUP"/lxc.payload.dk-*/memory.events && node_1_lives
 }
 
 too_many_processes_are_refused() {
@@ -215,7 +271,9 @@ stop_all() {
 
 before_the_reset() {
   check "Debian's kernel with systemd and cgroup version 2" is_stock
+  check "FS_PREFIX/global is on NFS" share_by_nfs
   check "the programs, units and configuration are installed" install_docklet
+  check "the first of three members of etcd waits for the others, and nobody for it" first_of_three
   check "docklet-master init makes a system" init
   check "systemctl starts master and worker, which say that they are ready" start_services
   check "docklet-worker check finds nothing that fails" no_check_fails
@@ -228,6 +286,10 @@ before_the_reset() {
   check "a node knows its name" knows_its_name
   check "a node's user is root" is_root_inside
   check "one node reaches the other over ssh by its name" reaches_by_name
+  check "a file written in one node is read in the other, and root owns it" shares_files
+  check "two nodes append to one file, and no line is lost" loses_no_line
+  check "nobody else reaches a user's files" nobody_else_looks
+  check "a server of files that is away is reported, and all goes on when it is back" survives_the_server
   check "no unit failed in a node" no_unit_failed
   check "AppArmor confines a node by our profile" is_confined
   check "a node runs units that systemd puts into a sandbox" runs_sandboxed_units
@@ -250,6 +312,7 @@ after_the_reset() {
   check "root signs in after the reset" sign_in
   check "the nodes are started again by themselves" eventually 120 is_running
   check "they reach each other again" reaches_by_name
+  check "users' files are there again" same_file_again
   check "nodes that were booted ahead go when their host is closed" close_host
   check "their limits are set again" limits_are_set
   check "docklet delete removes the vcluster" delete
