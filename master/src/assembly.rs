@@ -10,7 +10,6 @@ use docklet_store::keys::Keys;
 use docklet_store::{Store, StoreError};
 use docklet_types::config::Config;
 use docklet_types::paths::Paths;
-use docklet_types::time::Micros;
 use tokio::task::JoinSet;
 
 use crate::app::Settings;
@@ -177,7 +176,7 @@ async fn purge(db: Db) {
     let mut tick = tokio::time::interval(PURGE);
     loop {
         tick.tick().await;
-        match db.purge(Micros::now()).await {
+        match db.purge().await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(rows, "dropped what expired"),
             Err(error) => tracing::warn!(error = chain(&error), "cannot drop what expired"),

@@ -1,7 +1,8 @@
 //! Requests that carry an `Idempotency-Key` take effect once: a repetition within 24 h gets the first answer.
+//!
+//! All times here are the database's: a master whose clock is ahead must not take another's claim for abandoned.
 
 use docklet_types::id::UserId;
-use docklet_types::time::Micros;
 use sqlx::Row;
 
 use crate::{Db, DbError, Doing};
@@ -31,30 +32,27 @@ impl Db {
     ///
     /// # Errors
     /// A statement failed.
-    pub async fn claim_idempotent(
-        &self,
-        user: UserId,
-        key: &str,
-        fingerprint: &str,
-        now: Micros,
-    ) -> Result<Claim, DbError> {
+    pub async fn claim_idempotent(&self, user: UserId, key: &str, fingerprint: &str) -> Result<Claim, DbError> {
         let doing = "claim the Idempotency-Key";
-        // One statement decides: it writes where there is no row, an expired one, or an abandoned one.
-        let claimed = sqlx::query(
-            "INSERT INTO idempotency_keys (user_id, key, fingerprint, at) VALUES ($1, $2, $3, $4) \
+        // One statement decides: it writes where there is no row, an expired one, or an abandoned one. A claim from the
+        // future is from before the clock was put back: whoever still works on it would have kept it up since.
+        let statement = format!(
+            "INSERT INTO idempotency_keys (user_id, key, fingerprint, at) VALUES ($1, $2, $3, {now}) \
              ON CONFLICT (user_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, status = NULL, body = NULL, at = excluded.at \
-             WHERE idempotency_keys.at <= $5 \
-             OR (idempotency_keys.status IS NULL AND idempotency_keys.at <= $6 AND idempotency_keys.fingerprint = excluded.fingerprint)",
-        )
-        .bind(user.to_string())
-        .bind(key)
-        .bind(fingerprint)
-        .bind(now.0)
-        .bind(now.plus_seconds(-KEPT_SECONDS).0)
-        .bind(now.plus_seconds(-ABANDONED_SECONDS).0)
-        .execute(&self.pool)
-        .await
-        .doing(doing)?;
+             WHERE idempotency_keys.at <= excluded.at - $4 \
+             OR (idempotency_keys.status IS NULL AND abs(idempotency_keys.at - excluded.at) >= $5 \
+             AND idempotency_keys.fingerprint = excluded.fingerprint)",
+            now = self.clock
+        );
+        let claimed = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(user.to_string())
+            .bind(key)
+            .bind(fingerprint)
+            .bind(KEPT_SECONDS * 1_000_000)
+            .bind(ABANDONED_SECONDS * 1_000_000)
+            .execute(&self.pool)
+            .await
+            .doing(doing)?;
         if claimed.rows_affected() == 1 {
             return Ok(Claim::Fresh);
         }
@@ -82,9 +80,12 @@ impl Db {
     ///
     /// # Errors
     /// The statement failed.
-    pub async fn keep_claim(&self, user: UserId, key: &str, now: Micros) -> Result<(), DbError> {
-        sqlx::query("UPDATE idempotency_keys SET at = $1 WHERE user_id = $2 AND key = $3 AND status IS NULL")
-            .bind(now.0)
+    pub async fn keep_claim(&self, user: UserId, key: &str) -> Result<(), DbError> {
+        let set = format!(
+            "UPDATE idempotency_keys SET at = {} WHERE user_id = $1 AND key = $2 AND status IS NULL",
+            self.clock
+        );
+        sqlx::query(sqlx::AssertSqlSafe(set))
             .bind(user.to_string())
             .bind(key)
             .execute(&self.pool)

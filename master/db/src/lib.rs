@@ -4,6 +4,9 @@
 //! clusters there are is not here but in the store (`docklet-store`). Each resource has its module with narrow
 //! functions on [`Db`]; a transaction begins with a write, so that SQLite takes the write lock at once and waits for
 //! it instead of failing on an upgrade.
+//!
+//! Masters' clocks may differ. What is over after seconds is told by the database's own clock ([`Db::now`]): claims,
+//! tickets, lock-outs. Sessions last hours and go by the clock of the master that is asked.
 
 pub mod app_tokens;
 pub mod idempotency;
@@ -21,7 +24,7 @@ use std::time::Duration;
 use docklet_types::time::Micros;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AnyPool, Executor, SqlSafeStr};
+use sqlx::{AnyPool, Executor, Row, SqlSafeStr};
 
 /// Connections held open at most.
 const CONNECTIONS: u32 = 6;
@@ -68,10 +71,17 @@ pub enum OpenError {
     Migrate { url: String, source: sqlx::migrate::MigrateError },
 }
 
+/// The database's clock in microseconds: the one expression that the two do not share. That of PostgreSQL goes on within
+/// a transaction.
+const SQLITE_CLOCK: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS BIGINT)";
+const POSTGRES_CLOCK: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
 /// A pool of connections.
 #[derive(Debug, Clone)]
 pub struct Db {
     pool: AnyPool,
+    /// An expression: now, in microseconds.
+    clock: String,
 }
 
 fn migrator() -> Migrator {
@@ -140,7 +150,26 @@ impl Db {
             .await
             .map_err(|source| OpenError::Connect { url: shown(), source })?;
         migrator().run(&pool).await.map_err(|source| OpenError::Migrate { url: shown(), source })?;
-        Ok(Self { pool })
+        Ok(Self { pool, clock: (if sqlite { SQLITE_CLOCK } else { POSTGRES_CLOCK }).to_owned() })
+    }
+
+    /// What the database's clock says, the same for all masters.
+    ///
+    /// # Errors
+    /// The statement failed.
+    pub async fn now(&self) -> Result<Micros, DbError> {
+        sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {} AS now", self.clock)))
+            .fetch_one(&self.pool)
+            .await
+            .and_then(|row| row.try_get("now"))
+            .map(Micros)
+            .doing("tell the time")
+    }
+
+    /// The same database as it will be so many seconds later, for tests.
+    #[must_use]
+    pub fn later(&self, seconds: i64) -> Self {
+        Self { pool: self.pool.clone(), clock: format!("({} + {})", self.clock, seconds * 1_000_000) }
     }
 
     /// Whether the database answers.
@@ -156,7 +185,8 @@ impl Db {
     ///
     /// # Errors
     /// A statement failed.
-    pub async fn purge(&self, now: Micros) -> Result<u64, DbError> {
+    pub async fn purge(&self) -> Result<u64, DbError> {
+        let now = self.now().await?;
         let day_ago = now.plus_seconds(-24 * 3600).0;
         let mut gone = 0;
         for (statement, before) in [

@@ -54,6 +54,7 @@ promises! {
     two_administrators_cannot_end_each_other,
     sessions_end_by_time_by_word_and_with_their_account,
     an_app_ticket_is_good_once_for_one_host,
+    its_clock_is_right_and_goes_on,
     an_idempotency_key_is_claimed_once,
     a_claim_that_is_kept_is_not_abandoned,
     history_keeps_the_first_outcome_and_goes_with_its_owner,
@@ -183,51 +184,58 @@ async fn an_app_ticket_is_good_once_for_one_host(db: Db, other: Db) {
     assert!(db.user_of_app_cookie(&cookie, "host-a", now()).await.unwrap().is_none(), "it goes with its session");
 }
 
+async fn its_clock_is_right_and_goes_on(db: Db, other: Db) {
+    // Over a socket on this machine both have this machine's clock.
+    let (before, told, then) = (now(), db.now().await.unwrap(), other.now().await.unwrap());
+    let within = |at: Micros| at.millis_since(before) < 60_000 && before.millis_since(at) < 60_000;
+    assert!(within(told) && then >= told, "{told:?} {then:?} at {before:?}");
+    let hour = db.later(3600).now().await.unwrap();
+    assert!((3_600_000..3_660_000).contains(&hour.millis_since(told)));
+}
+
 async fn an_idempotency_key_is_claimed_once(db: Db, other: Db) {
     let ada = user(&db, "ada", Role::User).await;
-    let at = now();
     let mut claims = Vec::new();
     for n in 0..10 {
         let (db, id) = (if n % 2 == 0 { db.clone() } else { other.clone() }, ada.id);
-        claims.push(tokio::spawn(async move { db.claim_idempotent(id, "k", "f", at).await.unwrap() }));
+        claims.push(tokio::spawn(async move { db.claim_idempotent(id, "k", "f").await.unwrap() }));
     }
     let mut fresh = 0;
     for claim in claims {
         fresh += usize::from(claim.await.unwrap() == Claim::Fresh);
     }
     assert_eq!(fresh, 1);
-    assert_eq!(db.claim_idempotent(ada.id, "k", "other", at).await.unwrap(), Claim::Mismatch);
+    assert_eq!(db.claim_idempotent(ada.id, "k", "other").await.unwrap(), Claim::Mismatch);
     db.finish_idempotent(ada.id, "k", 202, "{}").await.unwrap();
     assert_eq!(
-        db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(),
+        db.claim_idempotent(ada.id, "k", "f").await.unwrap(),
         Claim::Done { status: 202, body: "{}".to_owned() }
     );
-    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS + 1)).await.unwrap(), Claim::Fresh);
-    assert_eq!(db.claim_idempotent(ada.id, "failed", "f", at).await.unwrap(), Claim::Fresh);
+    assert_eq!(db.later(KEPT_SECONDS + 1).claim_idempotent(ada.id, "k", "f").await.unwrap(), Claim::Fresh);
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "f").await.unwrap(), Claim::Fresh);
     db.forget_idempotent(ada.id, "failed").await.unwrap();
-    assert_eq!(db.claim_idempotent(ada.id, "failed", "g", at).await.unwrap(), Claim::Fresh);
-    assert_eq!(other.claim_idempotent(ada.id, "failed", "g", at.plus_seconds(5)).await.unwrap(), Claim::Busy);
-    let later = at.plus_seconds(ABANDONED_SECONDS + 1);
-    assert_eq!(other.claim_idempotent(ada.id, "failed", "g", later).await.unwrap(), Claim::Fresh, "its master died");
+    assert_eq!(db.claim_idempotent(ada.id, "failed", "g").await.unwrap(), Claim::Fresh);
+    assert_eq!(other.later(5).claim_idempotent(ada.id, "failed", "g").await.unwrap(), Claim::Busy);
+    let later = other.later(ABANDONED_SECONDS + 1);
+    assert_eq!(later.claim_idempotent(ada.id, "failed", "g").await.unwrap(), Claim::Fresh, "its master died");
+    let before = other.later(-3600);
+    assert_eq!(before.claim_idempotent(ada.id, "failed", "g").await.unwrap(), Claim::Fresh, "the clock was put back");
 }
 
 async fn a_claim_that_is_kept_is_not_abandoned(db: Db, other: Db) {
     let ada = user(&db, "ada", Role::User).await;
-    let at = now();
-    assert_eq!(db.claim_idempotent(ada.id, "k", "f", at).await.unwrap(), Claim::Fresh);
+    assert_eq!(db.claim_idempotent(ada.id, "k", "f").await.unwrap(), Claim::Fresh);
     for round in 1..5 {
-        let then = at.plus_seconds(round * ABANDONED_SECONDS);
-        db.keep_claim(ada.id, "k", then).await.unwrap();
-        let while_working = then.plus_seconds(ABANDONED_SECONDS - 1);
-        assert_eq!(other.claim_idempotent(ada.id, "k", "f", while_working).await.unwrap(), Claim::Busy);
+        let then = round * ABANDONED_SECONDS;
+        db.later(then).keep_claim(ada.id, "k").await.unwrap();
+        // Some seconds before it would be free.
+        let while_working = other.later(then + ABANDONED_SECONDS - 5);
+        assert_eq!(while_working.claim_idempotent(ada.id, "k", "f").await.unwrap(), Claim::Busy);
     }
     db.finish_idempotent(ada.id, "k", 200, "{}").await.unwrap();
     // Too late: what is finished is not worked on.
-    db.keep_claim(ada.id, "k", at.plus_seconds(2 * KEPT_SECONDS)).await.unwrap();
-    assert_eq!(
-        other.claim_idempotent(ada.id, "k", "f", at.plus_seconds(KEPT_SECONDS * 2)).await.unwrap(),
-        Claim::Fresh
-    );
+    db.later(2 * KEPT_SECONDS).keep_claim(ada.id, "k").await.unwrap();
+    assert_eq!(other.later(KEPT_SECONDS * 2).claim_idempotent(ada.id, "k", "f").await.unwrap(), Claim::Fresh);
 }
 
 async fn history_keeps_the_first_outcome_and_goes_with_its_owner(db: Db, other: Db) {
@@ -284,7 +292,7 @@ async fn failures_are_counted_forgotten_and_purged(db: Db, other: Db) {
     assert_eq!(db.lockout(&key).await.unwrap().fails, 0);
     let ada = user(&db, "ada", Role::User).await;
     session(&db, &ada, -5).await;
-    assert!(db.purge(now()).await.unwrap() >= 1);
+    assert!(db.purge().await.unwrap() >= 1);
 }
 
 /// Signing in and out, applications' cookies, purges and removals of accounts, from two masters at once: none of it fails
@@ -304,7 +312,7 @@ async fn two_masters_do_not_stand_in_each_others_way(db: Db, other: Db) {
                     }
                     match (n + round) % 4 {
                         0 => drop(db.remove_sessions_of(ada.id, None).await.unwrap()),
-                        1 => drop(db.purge(now()).await.unwrap()),
+                        1 => drop(db.purge().await.unwrap()),
                         2 => drop(db.remove_session(&sessions[0]).await.unwrap()),
                         _ => {
                             let gone = user(&db, "gone", Role::User).await;

@@ -2,7 +2,7 @@
 //!
 //! Failures are counted per account *and* address, so that nobody can lock another person out from elsewhere, and per
 //! address over all accounts. Attempts at one account from one address go one after another: a hundred at once learn no
-//! more than the count allows.
+//! more than the count allows. Lock-outs go by the database's clock, so that no master lets in early.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -141,7 +141,7 @@ impl Gate {
     pub async fn check_present(&self, name: &UserName, password: &str) -> Result<(), SignInError> {
         let key = format!("present:{name}");
         let _turn = self.attempts.lock(key.clone()).await;
-        let now = Micros::now();
+        let now = self.db.now().await.map_err(SignInError::Db)?;
         self.refuse_locked(&key, now).await?;
         let hash = self.db.user_with_hash(name).await.map_err(SignInError::Db)?.map(|(_, hash)| hash);
         if self.verify(password, hash).await? {
@@ -173,7 +173,7 @@ impl Gate {
             Some(key) => Some(self.attempts.lock(key.clone()).await),
             None => None,
         };
-        let now = Micros::now();
+        let now = self.db.now().await.map_err(SignInError::Db)?;
         self.refuse_locked(&address_key, now).await?;
         if let Some(key) = &account_key {
             self.refuse_locked(key, now).await?;

@@ -178,7 +178,8 @@ impl Sessions {
     /// See [`BeginError`].
     pub async fn issue_app_ticket(&self, session: &TokenHash, host: &str) -> Result<Token, BeginError> {
         let ticket = Token::random().map_err(BeginError::Randomness)?;
-        let until = Micros::now().plus_seconds(TICKET_SECONDS);
+        // The database's clock: another master may be the one to redeem it.
+        let until = self.0.db.now().await.map_err(BeginError::Db)?.plus_seconds(TICKET_SECONDS);
         let stored =
             self.0.db.add_app_token(AppTokenKind::Ticket, ticket.hash().as_str(), session.as_str(), host, until).await;
         stored.map_err(BeginError::Db)?;
@@ -190,7 +191,7 @@ impl Sessions {
     /// # Errors
     /// See [`BeginError`].
     pub async fn redeem_app_ticket(&self, ticket: &str, host: &str) -> Result<Option<Token>, BeginError> {
-        let now = Micros::now();
+        let now = self.0.db.now().await.map_err(BeginError::Db)?;
         let hash = TokenHash::of(ticket);
         let Some(session) = self.0.db.take_app_ticket(hash.as_str(), host, now).await.map_err(BeginError::Db)? else {
             return Ok(None);

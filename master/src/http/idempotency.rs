@@ -11,7 +11,6 @@ use docklet_master_db::Db;
 use docklet_master_db::idempotency::{ABANDONED_SECONDS, Claim};
 use docklet_types::id::{UserId, VclusterId};
 use docklet_types::problem::Code;
-use docklet_types::time::Micros;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
@@ -168,7 +167,7 @@ impl Idempotency {
     async fn claim(&self, user: UserId, key: &str, fingerprint: &str) -> Result<Claim, ApiError> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let claim = self.db.claim_idempotent(user, key, fingerprint, Micros::now()).await?;
+            let claim = self.db.claim_idempotent(user, key, fingerprint).await?;
             if claim != Claim::Busy || tokio::time::Instant::now() >= deadline {
                 return Ok(claim);
             }
@@ -187,7 +186,7 @@ impl Idempotency {
     async fn keep_up(&self, user: UserId, key: &str) -> Infallible {
         loop {
             tokio::time::sleep(KEEP).await;
-            if let Err(error) = self.db.keep_claim(user, key, Micros::now()).await {
+            if let Err(error) = self.db.keep_claim(user, key).await {
                 tracing::warn!(error = chain(&error), "cannot keep the claim of an Idempotency-Key");
             }
         }

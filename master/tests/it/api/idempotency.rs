@@ -66,7 +66,7 @@ async fn what_the_store_took_but_nobody_heard_of_is_found_again() {
     let body = json!({"name": "demo", "nodes": 1});
     let first: VclusterView = keyed(&ada, "k", "/api/v1/vclusters", body.clone()).await.ok(202);
     // As if the master had died between the store's yes and its own note of the answer.
-    site.db.purge(docklet_types::time::Micros::now().plus_seconds(2 * 86_400)).await.unwrap();
+    site.db.later(2 * 86_400).purge().await.unwrap();
     let ada = site.sign_in("ada").await;
     let again: VclusterView = keyed(&ada, "k", "/api/v1/vclusters", body).await.ok(202);
     assert_eq!(again.id, first.id);

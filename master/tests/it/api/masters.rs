@@ -11,7 +11,6 @@ use docklet_store::memory::MemoryStore;
 use docklet_store::{Entry, Event, Keeper, LeaseId, Listing, Outcome, Revisions, Store, StoreError, Txn, Watch};
 use docklet_types::report::Step;
 use docklet_types::spec::Wanted;
-use docklet_types::time::Micros;
 use docklet_types::view::{AppStatus, AppView, MasterView, Me, OperationView, VclusterView};
 use reqwest::Method;
 use serde_json::json;
@@ -141,15 +140,15 @@ async fn the_key_of_a_master_that_died_is_free_soon() {
     // As if the first master had died with the work done and the answer not kept: some seconds ago.
     let user = site.db.user_by_name(&"ada".parse().unwrap()).await.unwrap().unwrap().id;
     let fingerprint = "of that request";
-    site.db.purge(Micros::now().plus_seconds(2 * 86_400)).await.unwrap();
-    let died = Micros::now().plus_seconds(2 - ABANDONED_SECONDS);
-    assert_eq!(site.db.claim_idempotent(user, "other", fingerprint, died).await.unwrap(), Claim::Fresh);
+    site.db.later(2 * 86_400).purge().await.unwrap();
+    let died = site.db.later(2 - ABANDONED_SECONDS);
+    assert_eq!(died.claim_idempotent(user, "other", fingerprint).await.unwrap(), Claim::Fresh);
     let again = site.sign_in("ada").await.at(&second);
     let second: VclusterView = keyed(&again, "k", "/api/v1/vclusters", body).await.ok(202);
     assert_eq!(first.id, second.id);
     // While it is claimed, who asks waits; then it is free.
     eventually("the claim is free", || async {
-        let claim = site.db.claim_idempotent(user, "other", fingerprint, Micros::now()).await.unwrap();
+        let claim = site.db.claim_idempotent(user, "other", fingerprint).await.unwrap();
         claim == Claim::Fresh
     })
     .await;

@@ -139,7 +139,7 @@ async fn a_repeated_request_finds_what_it_took_over() {
     };
     let first: VclusterView = create(&ada).await.ok(202);
     // As if the master had died between the store's yes and its own note of the answer.
-    site.db.purge(docklet_types::time::Micros::now().plus_seconds(2 * 86_400)).await.unwrap();
+    site.db.later(2 * 86_400).purge().await.unwrap();
     let ada = site.sign_in("ada").await;
     let again: VclusterView = create(&ada).await.ok(202);
     assert_eq!(again.id, first.id);
