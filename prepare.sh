@@ -29,7 +29,9 @@ readonly BUILD_PACKAGES=(
   build-essential libclang-common-14-dev libclang1-14 libprotobuf-dev libseccomp-dev lxc-dev pkg-config
   protobuf-compiler
 )
-readonly TEST_PACKAGES=(chromium glusterfs-server iputils-ping lxd nginx postgresql python3 qemu-system-x86 shellcheck sqlite3)
+readonly TEST_PACKAGES=(
+  chromium glusterfs-server iputils-ping libfaketime lxd nginx postgresql python3 qemu-system-x86 shellcheck sqlite3
+)
 
 MODE=prepare
 START=no

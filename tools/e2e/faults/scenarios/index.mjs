@@ -2,6 +2,7 @@
 // `short`: part of tools/test.sh. `quiet`: no load but its own. `moves`: the load moves nodes, too. `bed`: of which kind the
 // testbed is, see bed.mjs.
 
+import * as clock from './clock.mjs';
 import * as disks from './disks.mjs';
 import * as kills from './kills.mjs';
 import * as moves from './moves.mjs';
@@ -13,4 +14,4 @@ import * as shared from './shared.mjs';
 import * as store from './store.mjs';
 import * as watches from './watches.mjs';
 
-export const scenarios = [kills, store, watches, partitions, reboots, moves, points, random, disks, shared].flatMap((file) => file.scenarios);
+export const scenarios = [kills, store, watches, partitions, clock, reboots, moves, points, random, disks, shared].flatMap((file) => file.scenarios);
