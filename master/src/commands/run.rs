@@ -18,7 +18,7 @@ use super::{Failure, Outcome};
 use crate::assembly::{Assembly, AssemblyError};
 use crate::etcd::{EtcdError, LocalEtcd};
 use crate::http::problem::chain;
-use crate::http::server;
+use crate::http::{server, waiting};
 use crate::membership::{self, MembershipError};
 use crate::proxy::agent::Agents;
 
@@ -117,13 +117,56 @@ async fn serve(mut ready: Ready, config: &Config, paths: &Paths) -> Result<(), R
         return Err(RunError::NotSetUp);
     }
     let mut ended = Signals::listen().map_err(RunError::Runtime)?;
-    let mut etcd = LocalEtcd::ensure(config, paths).await.map_err(RunError::Etcd)?;
+    let Some(mut etcd) = etcd_that_answers(&mut ready, &mut ended, config, paths, &db, &listener).await? else {
+        ready.stopping();
+        db.close().await;
+        tracing::info!("stopped");
+        return Ok(());
+    };
     let served = until_told(&mut ready, &mut ended, config, paths, db.clone(), listener, &mut etcd).await;
     ready.stopping();
     etcd.stop().await;
     db.close().await;
     tracing::info!("stopped");
     served
+}
+
+/// Waits for an etcd of several members, which may have no quorum for hours, and tells so on the public port meanwhile;
+/// `None` where told to stop first. A local etcd answers or has a reason that waiting does not mend.
+async fn etcd_that_answers(
+    ready: &mut Ready,
+    ended: &mut Signals,
+    config: &Config,
+    paths: &Paths,
+    db: &Db,
+    listener: &TcpListener,
+) -> Result<Option<LocalEtcd>, RunError> {
+    let error = match LocalEtcd::ensure(config, paths).await {
+        Err(error @ EtcdError::NoAnswer { .. }) if !config.etcd_is_local() => error,
+        done => return done.map(Some).map_err(RunError::Etcd),
+    };
+    tracing::error!(error = chain(&error), "waiting for etcd");
+    let server = listener.try_clone().and_then(|port| waiting::serve(db.clone(), port)).map_err(RunError::Serve)?;
+    let handle = server.handle();
+    let server = tokio::spawn(server);
+    ready.ready();
+    let answered = tokio::select! {
+        answered = ensure_patiently(config, paths) => answered.map(Some),
+        () = ended.wait() => Ok(None),
+    };
+    handle.stop(true).await;
+    // It has let go of the port, however it ended.
+    let _ = server.await;
+    answered.map_err(RunError::Etcd)
+}
+
+async fn ensure_patiently(config: &Config, paths: &Paths) -> Result<LocalEtcd, EtcdError> {
+    loop {
+        match LocalEtcd::ensure(config, paths).await {
+            Err(EtcdError::NoAnswer { .. }) => {}
+            done => return done,
+        }
+    }
 }
 
 async fn until_told(

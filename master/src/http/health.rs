@@ -30,7 +30,10 @@ pub async fn healthz() -> HttpResponse {
     (status = 200, description = "Ready", body = Readiness),
     (status = 503, description = "Something is missing", body = Readiness)))]
 pub async fn readyz(view: web::Data<ClusterView>, db: web::Data<Db>) -> HttpResponse {
-    let (store, database) = (view.is_live(), db.ping().await.is_ok());
+    told(view.is_live(), db.ping().await.is_ok())
+}
+
+pub(super) fn told(store: bool, database: bool) -> HttpResponse {
     let readiness = Readiness { ready: store && database, store, database };
     if readiness.ready {
         HttpResponse::Ok().json(readiness)

@@ -25,6 +25,7 @@ pub mod sessions;
 mod sse;
 pub mod users;
 pub mod vclusters;
+pub mod waiting;
 
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, guard, web};

@@ -107,6 +107,46 @@ export function ask(method, path, body, headers = {}, limit = 40_000) {
   });
 }
 
+// An HTTP application of a node, as root's browser reaches it from the master's machine: its page.
+export async function page(vcluster, node, port) {
+  const jar = `${PREFIX}/cookies`;
+  await writeFile(jar, `localhost\tFALSE\t/\tFALSE\t0\tdocklet_session\t${token}\n`, { mode: 0o600 });
+  const authority = `${port}--${node}--${vcluster}--root.localhost:${PORT}`;
+  const answer = await inside('master', [
+    'curl', '--silent', '--location', '--max-time', '5', '--header', 'Accept: text/html', '--cookie-jar', jar, '--cookie', jar,
+    '--resolve', `${authority}:127.0.0.1`, `http://${authority}/`,
+  ]);
+  return answer.stdout;
+}
+
+// A terminal in a node: `shown` so far, `type(text)`, whether it is `open`, `end()`.
+export function terminal(vcluster, node) {
+  return new Promise((resolve, reject) => {
+    const asked = request({
+      socketPath: SOCKET, path: `/api/v1/vclusters/${vcluster}/nodes/${node}/terminal`, agent: false, timeout: 20_000,
+      headers: {
+        host: `localhost:${PORT}`, origin: `http://localhost:${PORT}`, authorization: `Bearer ${token}`, connection: 'Upgrade',
+        upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==',
+      },
+    });
+    asked.on('timeout', () => asked.destroy(new Error('no terminal in time')));
+    asked.on('error', reject);
+    asked.on('response', (answer) => reject(new Error(`no terminal: ${answer.statusCode}`)));
+    asked.on('upgrade', (_, socket) => {
+      socket.setTimeout(0);
+      const shell = {
+        shown: '', open: true, end: () => socket.destroy(),
+        // A short binary message under a mask of zeros.
+        type: (text) => socket.write(Buffer.concat([Buffer.from([0x82, 0x80 | text.length, 0, 0, 0, 0]), Buffer.from(text)])),
+      };
+      socket.setEncoding('latin1').on('data', (text) => { shell.shown += text; });
+      socket.on('error', () => {}).on('close', () => { shell.open = false; });
+      resolve(shell);
+    });
+    asked.end();
+  });
+}
+
 export async function get(path) {
   const { status, body } = await ask('GET', path);
   if (status !== 200) throw new Error(`GET ${path}: ${status} ${JSON.stringify(body)}`);

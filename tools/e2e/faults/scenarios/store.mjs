@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 
 import { eventually } from '../../lib/site.mjs';
-import { ask, ETCD, get, inNode, kill, partition, heal, pause, rows, start } from '../lib/bed.mjs';
+import { ask, ETCD, get, inNode, inside, kill, page, partition, heal, pause, rows, start, terminal } from '../lib/bed.mjs';
 import { steady } from './kills.mjs';
 
 async function memberKilled(site) {
@@ -23,10 +23,24 @@ async function memberKilled(site) {
   return undefined;
 }
 
+// Types into a terminal until the shell in it has worked something out.
+async function answers(shell, node) {
+  const wanted = `${6 * 7}-${node}`;
+  shell.shown = '';
+  shell.type('echo $((6*7))-$(hostname)\r');
+  await eventually(`the shell in ${node} answers`, () => shell.shown.includes(wanted), 10_000);
+}
+
 async function quorumLost(site) {
   const own = await steady(site, 'steady');
   const before = await own();
   const [node] = await get('/vclusters/steady/nodes');
+  const serve = ['sh', '-c', 'cd /usr/share && (setsid python3 -m http.server 8080 >/dev/null 2>&1 &)'];
+  assert.equal((await ask('POST', `/vclusters/steady/nodes/${node.name}/exec`, { argv: serve })).status, 200);
+  const listed = async () => (await page('steady', node.name, 8080)).includes('Directory listing');
+  await eventually('the application answers', listed);
+  const shell = await terminal('steady', node.name);
+  await answers(shell, node.name);
   const kept = site.random.between(0, 2);
   const gone = ETCD.filter((_, n) => n !== kept);
   for (const member of gone) await kill(member);
@@ -41,9 +55,16 @@ async function quorumLost(site) {
     const said = await ask('POST', `/vclusters/steady/nodes/${node.name}/exec`, { argv: ['hostname'] });
     assert.deepEqual([said.status, said.body?.stdout], [200, `${node.name}\n`], JSON.stringify(said.body));
     assert.equal((await ask('GET', '/vclusters')).status, 200);
+    assert.ok(await listed(), 'the application answers');
+    await answers(shell, node.name);
     assert.deepEqual(await own(), before, 'nothing stops');
     await pause(1000);
   }
+  assert.ok(shell.open, 'the terminal stayed open');
+  shell.end();
+  const another = await terminal('steady', node.name);
+  await answers(another, node.name);
+  another.end();
   // By now etcd refuses at once: nothing can come of it, and nothing is told of it.
   assert.equal((await ask('POST', '/vclusters', { name: 'later', nodes: 1, image: 'small' })).status, 503);
   assert.deepEqual(await rows("SELECT name, outcome FROM operations WHERE name = 'later'"), []);
@@ -60,6 +81,34 @@ async function quorumLost(site) {
   const took = (Date.now() - back) / 1000;
   assert.deepEqual(await own(), before, 'the same inits');
   return `503 after ${refused.toFixed(1)} s, changes again after ${took.toFixed(1)} s`;
+}
+
+// A master that comes while there is no quorum knows nothing yet: it says so, waits, and serves once it can.
+async function masterWithoutQuorum(site) {
+  const own = await steady(site, 'steady');
+  const before = await own();
+  const kept = site.random.between(0, 2);
+  const gone = ETCD.filter((_, n) => n !== kept);
+  for (const member of gone) await kill(member);
+  await kill('master');
+  await start('master');
+  const portal = async (path) => (await inside('master', ['curl', '--silent', '--max-time', '5', '--write-out', ' %{http_code}', `http://10.231.0.1:8000${path}`])).stdout;
+  await eventually('it is alive', async () => (await portal('/healthz')).endsWith(' 200'), 30_000);
+  assert.match(await portal('/readyz'), /"store":false.* 503$/);
+  const began = Date.now();
+  while (Date.now() - began < (site.short ? 5_000 : 90_000)) {
+    const change = await ask('POST', '/vclusters', { name: 'late', nodes: 1, image: 'small' });
+    assert.deepEqual([change.status, change.body?.code], [503, 'unavailable'], JSON.stringify(change));
+    assert.ok(Number(change.retryAfter) > 0, `Retry-After: ${change.retryAfter}`);
+    assert.deepEqual(await own(), before, 'nothing stops');
+    await pause(1000);
+  }
+  for (const member of gone) await start(member);
+  const back = Date.now();
+  await eventually('it serves', async () => (await get('/vclusters/steady')).status === 'running', 60_000);
+  const took = (Date.now() - back) / 1000;
+  assert.deepEqual(await own(), before, 'the same inits');
+  return `it served ${took.toFixed(1)} s after etcd was back`;
 }
 
 async function eventuallyAnswered(method, path, body) {
@@ -94,5 +143,6 @@ async function memberCutOff(site) {
 export const scenarios = [
   { name: 'etcd-member', title: 'each member of etcd is killed: no acknowledged change is lost', run: memberKilled },
   { name: 'etcd-cut-off', title: 'each member of etcd is cut off: changes go on', run: memberCutOff },
+  { name: 'etcd-quorum-master', title: 'the master is killed and started while etcd has no quorum: it waits and says so', short: true, run: masterWithoutQuorum },
   { name: 'etcd-quorum', title: 'etcd has no quorum: changes get 503, nodes run and are reached, then all goes on', short: true, run: quorumLost },
 ];
