@@ -6,6 +6,7 @@ use docklet_types::image::ImageRef;
 use docklet_types::moves::{Lost, Move, Stage};
 use docklet_types::name::{HostName, NodeName};
 use docklet_types::plan::{NodePlan, VclusterPlan};
+use docklet_types::port::{PortMapping, Protocol};
 use docklet_types::report::{NodeReport, NodeState, Reason, VclusterReport};
 use docklet_types::size::Size;
 use docklet_types::spec::{NodeSpec, SshKeyPair, VclusterKeys, VclusterSpec, Wanted, Warm};
@@ -13,6 +14,7 @@ use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::cluster::{Change, Cluster, Rev};
@@ -34,6 +36,12 @@ fn policy() -> Policy {
 
 fn host(number: u32) -> HostName {
     format!("host{number}").parse().unwrap()
+}
+
+/// Where a host is, after it has moved so many times.
+fn address(number: u32, moves: u8) -> Ipv4Addr {
+    let [_, _, high, low] = number.to_be_bytes();
+    [10, moves, high, low].into()
 }
 
 fn pair() -> SshKeyPair {
@@ -61,7 +69,7 @@ impl World {
         for number in 0..hosts {
             let report = HostReport {
                 name: host(number),
-                address: None,
+                address: Some(address(number, 0)),
                 agent_port: None,
                 version: "0".into(),
                 kernel: "6".into(),
@@ -108,6 +116,10 @@ impl World {
     fn create(&mut self, name: &str, nodes: u32) -> VclusterId {
         let id = VclusterId::from_uuid(self.id());
         let nodes = self.node_specs(1, nodes);
+        // Its first node can be reached from outside.
+        let public = 20_000 + u16::try_from(self.next_id % 10_000).unwrap();
+        let publish = |protocol| PortMapping { protocol, public, node: nodes[0].id, port: 80 };
+        let ports = vec![publish(Protocol::Tcp), publish(Protocol::Udp)];
         let spec = VclusterSpec {
             id,
             owner: "alice".parse().unwrap(),
@@ -116,7 +128,7 @@ impl World {
             image: image(),
             size: Size::new(1.0, 100, 100).unwrap(),
             nodes,
-            ports: vec![],
+            ports,
             limits: docklet_types::rate::RateLimits::default(),
             host_labels: docklet_types::label::Labels::new(),
             wanted: Wanted::Running,
@@ -314,6 +326,15 @@ impl World {
         any
     }
 
+    /// A host starts again at another address, and says so.
+    fn readdress(&mut self, number: u32, moves: u8) {
+        let report = self.cluster.host(&host(number)).and_then(|h| h.report.as_ref());
+        let Some(mut report) = report.map(|r| (*r.value).clone()) else { return };
+        report.address = Some(address(number, moves));
+        let rev = self.rev(report);
+        self.cluster.apply(Change::Host(host(number), Some(rev)));
+    }
+
     /// What an administrator asks for, or takes back.
     fn drain(&mut self, number: u32, draining: bool) {
         let rev = self.rev(HostSettings { draining, ..HostSettings::default() });
@@ -409,7 +430,53 @@ impl World {
         Some(status::of_vcluster(&self.cluster, &spec.value, &plan(&self.cluster, &policy(), id).waiting).status)
     }
 
+    /// The hosts where a port is published.
+    fn forwarding(&self, id: VclusterId, mapping: &PortMapping) -> Vec<&HostName> {
+        let port = (mapping.protocol, mapping.public);
+        let there = |share: &VclusterPlan| share.forwards.iter().any(|f| (f.protocol, f.public) == port);
+        self.shares.iter().filter(|((_, of), share)| *of == id && there(share)).map(|((host, _), _)| host).collect()
+    }
+
+    /// At rest every published port is at the host of its node, and nowhere where the node has no place.
+    fn check_ports(&self) {
+        for spec in self.cluster.specs() {
+            for mapping in &spec.value.ports {
+                let holders: Vec<_> =
+                    self.node_plans.keys().filter(|(_, node)| *node == mapping.node).map(|(host, _)| host).collect();
+                assert_eq!(self.forwarding(spec.value.id, mapping), holders, "{mapping:?}");
+            }
+        }
+    }
+
+    /// At rest all hosts of a vcluster know where each of its nodes is reached, as far as it is on several.
+    fn check_addresses(&self) {
+        for ((at, _), share) in self.shares.iter().filter(|(_, share)| share.wanted != Wanted::Absent) {
+            let hosts: BTreeSet<_> = share.peers.iter().map(|peer| &peer.host).collect();
+            for host in hosts.iter().filter(|_| hosts.len() > 1) {
+                let said = self.cluster.host(host).and_then(|h| h.report.as_ref()?.value.address);
+                assert_eq!(share.hosts.get(*host).copied(), said, "where {host} is, as {at} knows it");
+            }
+        }
+    }
+
     fn check_invariants(&self) {
+        let mut published = BTreeMap::new();
+        for ((host, id), share) in &self.shares {
+            if self.cluster.host(host).is_some_and(|h| h.lost.is_some()) {
+                continue;
+            }
+            for forward in &share.forwards {
+                let other = published.insert((forward.protocol, forward.public), host);
+                assert_eq!(other, None, "port {} is published at {host}, too", forward.public);
+                // A node that is being removed may go before its port; what is elsewhere must not be sent here.
+                let elsewhere = self.node_plans.iter().find(|((at, _), plan)| {
+                    let lost = self.cluster.host(at).is_some_and(|h| h.lost.is_some());
+                    let there = plan.wanted != Wanted::Absent && !plan.is_incoming() && !lost;
+                    at != host && plan.vcluster == *id && plan.ip == forward.ip && there
+                });
+                assert_eq!(elsewhere, None, "port {} of {host} leads to a node that is not there", forward.public);
+            }
+        }
         let mut addresses = BTreeMap::new();
         for plan in self.node_plans.values() {
             let holder = addresses.insert(plan.ip, plan.id);
@@ -761,6 +828,50 @@ fn a_move_that_fails_leaves_the_node_where_it_was() {
 }
 
 #[test]
+fn a_host_at_another_address_is_found_there() {
+    let mut world = World::new(3, 10);
+    let id = world.create("demo", 3);
+    world.settle();
+    world.check_addresses();
+    let before = world.shares.clone();
+    world.readdress(1, 1);
+    // Until the planner has heard of it, its own share has the old address, too: it is the host that must know better.
+    assert_eq!(world.shares[&(host(1), id)].hosts[&host(1)], address(1, 0));
+    world.settle();
+    world.check_addresses();
+    assert!(world.shares.iter().all(|(at, share)| share.generation > before[at].generation));
+    assert_eq!(world.shares[&(host(0), id)].hosts[&host(1)], address(1, 1));
+    assert_eq!(world.status(id), Some(Status::Running));
+}
+
+#[test]
+fn published_ports_go_with_their_node() {
+    let mut world = World::new(2, 10);
+    let id = world.create("demo", 2);
+    world.settle();
+    let ports = world.cluster.spec(id).unwrap().value.ports.clone();
+    let at = |world: &World| {
+        let hosts: BTreeSet<_> = ports.iter().flat_map(|port| world.forwarding(id, port)).cloned().collect();
+        hosts.into_iter().collect::<Vec<_>>()
+    };
+    let from = world.places(ports[0].node);
+    assert_eq!(at(&world), from);
+    let to = (0..2).find(|n| host(*n) != from[0]).unwrap();
+    world.ask(ports[0].node, to);
+    world.settle();
+    assert_eq!(world.places(ports[0].node), [host(to)]);
+    assert_eq!(at(&world), [host(to)]);
+    assert_eq!(ports.len(), 2, "of TCP and of UDP");
+    // Its host is lost: they are where the node is made anew.
+    world.give_up(to);
+    world.settle();
+    world.come_back(to);
+    world.settle();
+    assert_eq!(at(&world), from);
+    world.check_ports();
+}
+
+#[test]
 fn disks_in_directories_do_not_move() {
     let mut world = World::new(2, 10);
     let id = world.create("demo", 1);
@@ -839,6 +950,7 @@ enum Act {
     Carry(usize, bool),
     GiveUp(u32),
     ComeBack(u32),
+    Readdress(u32, u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -858,6 +970,7 @@ fn act() -> impl Strategy<Value = Act> {
         (any::<usize>(), any::<bool>()).prop_map(|(n, w)| Act::Carry(n, w)),
         (0u32..3).prop_map(Act::GiveUp),
         (0u32..3).prop_map(Act::ComeBack),
+        (0u32..3, 0u8..3).prop_map(|(h, moves)| Act::Readdress(h, moves)),
     ]
 }
 
@@ -901,6 +1014,7 @@ proptest! {
                 Act::Carry(n, well) => if let Some(id) = nth(world.cluster.moves().map(|m| m.value.node), n) { world.carry(id, well); },
                 Act::GiveUp(h) => world.give_up(h),
                 Act::ComeBack(h) => world.come_back(h),
+                Act::Readdress(h, moves) => world.readdress(h, moves),
             }
             world.check_invariants();
         }
@@ -915,6 +1029,8 @@ proptest! {
         prop_assert!(world.node_plans.values().all(|p| p.moving.is_none()), "half a node is left");
         prop_assert!(world.cluster.hosts().all(|(_, h)| h.lost.is_none()), "a loss is never settled");
         world.check_invariants();
+        world.check_ports();
+        world.check_addresses();
         let mut expected = 0;
         for id in ids {
             let Some(spec) = world.cluster.spec(id).map(|s| s.value.clone()) else { continue };
