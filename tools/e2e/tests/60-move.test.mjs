@@ -71,6 +71,60 @@ test('a node moves with its disk, name and address', async () => {
   await audit('h2');
 });
 
+// Says its name on a port of TCP and of UDP, after every boot.
+const SERVER = `
+import socket, socketserver, threading
+name = socket.gethostname().encode() + b"\\n"
+class Tcp(socketserver.BaseRequestHandler):
+    def handle(self): self.request.sendall(name)
+class Udp(socketserver.BaseRequestHandler):
+    def handle(self): self.request[1].sendto(name, self.client_address)
+threading.Thread(target=socketserver.TCPServer(("", 7), Tcp).serve_forever).start()
+socketserver.UDPServer(("", 7), Udp).serve_forever()
+`;
+const UNIT = '[Service]\nExecStart=/usr/bin/python3 /root/server.py\n[Install]\nWantedBy=multi-user.target\n';
+const PUBLIC = 20_007;
+
+// Asks at a host's published port, from outside of it: what is said, or nothing.
+async function told(host, protocol) {
+  const [address] = /10\.231\.0\.\d+/.exec((await inside(host, ['ip', '-4', '-o', 'address'])).stdout);
+  const ask = `exec 3<>/dev/${protocol}/${address}/${PUBLIC} && echo >&3 && timeout 2 head -n 1 <&3`;
+  return (await inside('master', ['timeout', '3', 'bash', '-c', ask])).stdout;
+}
+
+test('published ports go with a node that moves, and stay through the death of worker and master', async () => {
+  const from = (await node('node2')).host;
+  const to = other(from);
+  const files = [[SERVER, '/root/server.py'], [UNIT, '/etc/systemd/system/server.service']];
+  const write = files.map(([text, file]) => `echo ${Buffer.from(text).toString('base64')} | base64 -d > ${file}`).join(' && ');
+  const made = await inNode('node2', 'sh', '-c', `${write} && systemctl enable --now server`);
+  assert.equal(made.code, 0, made.stderr);
+  for (const protocol of ['tcp', 'udp']) {
+    const published = await docklet('port', 'add', 'demo/node2', '7', '--protocol', protocol, '--public', String(PUBLIC));
+    assert.equal(published.code, 0, published.stderr);
+  }
+  const only = async (when, host) => {
+    for (const protocol of ['tcp', 'udp']) {
+      await eventually(`${protocol} is answered at ${host} ${when}`, async () => (await told(host, protocol)) === 'node2\n');
+      assert.equal(await told(other(host), protocol), '', `${protocol} at ${other(host)} ${when}`);
+    }
+  };
+  await only('at first', from);
+  const moved = await docklet('move', 'demo/node2', '--to', to);
+  assert.equal(moved.code, 0, moved.stderr);
+  await only('after the move', to);
+  for (const machine of ['h1', 'h2', 'master']) await testbed('kill', machine);
+  for (const machine of ['master', 'h1', 'h2']) await testbed('start', machine);
+  await eventually('both hosts are ready', async () => (await json('host', 'list')).filter((h) => h.status === 'ready').length === 2);
+  await only('after the restart', to);
+  for (const protocol of ['tcp', 'udp']) {
+    assert.equal((await docklet('port', 'remove', 'demo', String(PUBLIC), '--protocol', protocol)).code, 0);
+    await eventually(`${protocol} is closed`, async () => (await told(to, protocol)) === '');
+  }
+  await audit('h1');
+  await audit('h2');
+});
+
 test('a host is emptied and opened again', async () => {
   const before = Object.fromEntries((await nodes()).map((n) => [n.name, n.ip]));
   const drained = await docklet('host', 'drain', 'h1', '--timeout', '3m');
