@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -206,7 +205,7 @@ fn execute(arguments: Arguments) -> Outcome {
         }
         Command::Check => {
             must_be_root()?;
-            runtime()?.block_on(check(&LinuxHost::new(&loaded.config, paths)))
+            runtime()?.block_on(check(&linux(&loaded, paths)))
         }
         Command::Audit { output } => {
             must_be_root()?;
@@ -221,7 +220,7 @@ fn execute(arguments: Arguments) -> Outcome {
             if let Status::Running { pid } = program.status().map_err(failed)? {
                 return Err((exit::FAILED, format!("{NAME} is running (process {pid}); stop it first")));
             }
-            runtime()?.block_on(uninstall(&LinuxHost::new(&loaded.config, paths), yes))
+            runtime()?.block_on(uninstall(&linux(&loaded, paths), yes))
         }
         Command::ImageUnpack { name } => {
             must_be_root()?;
@@ -300,7 +299,7 @@ async fn check(host: &LinuxHost) -> Outcome {
 async fn audit_host(loaded: &Loaded, paths: Paths, output: Output) -> Outcome {
     let name = machine::host_name(loaded.config.host_name.as_ref());
     let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.worker_identity());
-    let host = LinuxHost::new(&loaded.config, paths.clone());
+    let host = linux(loaded, paths.clone());
     let audit = audit(&host, &store, &Keys::new(&loaded.config.cluster_name), &name, &paths.worker_state())
         .await
         .map_err(failed)?;
@@ -363,6 +362,6 @@ fn settings(loaded: &Loaded, paths: Paths) -> Settings {
     }
 }
 
-fn linux(loaded: &Loaded, paths: Paths) -> Arc<LinuxHost> {
-    Arc::new(LinuxHost::new(&loaded.config, paths))
+fn linux(loaded: &Loaded, paths: Paths) -> LinuxHost {
+    LinuxHost::new(&loaded.config, machine::host_name(loaded.config.host_name.as_ref()), paths)
 }

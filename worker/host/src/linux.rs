@@ -37,7 +37,7 @@ use docklet_types::config::Config;
 use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::image::ImageRef;
 use docklet_types::kernel_names;
-use docklet_types::name::ImageName;
+use docklet_types::name::{HostName, ImageName};
 use docklet_types::net::Subnet;
 use docklet_types::paths::Paths;
 use docklet_types::plan::{NodePlan, VclusterPlan};
@@ -71,6 +71,8 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 
 struct Inner {
     paths: Paths,
+    /// This host as plans name it.
+    name: HostName,
     cluster_net: Subnet,
     network_device: Option<String>,
     share: share::Share,
@@ -108,7 +110,7 @@ const GENERATION: &str = "generation";
 
 impl LinuxHost {
     #[must_use]
-    pub fn new(config: &Config, paths: Paths) -> Self {
+    pub fn new(config: &Config, name: HostName, paths: Paths) -> Self {
         let table = kernel_names::nft_table(&config.cluster_name);
         let base = nft::Base {
             table: table.clone(),
@@ -118,6 +120,7 @@ impl LinuxHost {
         };
         let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let inner = Inner {
+            name,
             cluster_net: config.cluster_net,
             network_device: config.network_device.clone(),
             share: share::Share::new(&paths, config.cluster_name.clone()),
@@ -296,12 +299,12 @@ impl Networks for LinuxHost {
         let address = network::underlay_address(self.inner.network_device.as_deref());
         let forwards = self.inner.published.hold(&bridge, &vcluster.forwards).map_err(|e| fail(&e))?;
         let refused = vcluster.forwards.iter().filter(|f| !forwards.contains(f)).copied().collect();
-        let tunnel = tunnel::senders(vcluster, address).map(|hosts| (vcluster.network.vni, hosts));
+        let tunnel = tunnel::senders(vcluster, &self.inner.name, address).map(|hosts| (vcluster.network.vni, hosts));
         let share = nft::share::Share { forwards: forwards.into_iter().collect(), tunnel, limits: vcluster.limits };
         // Before the tunnel: nobody else may ever speak into it.
         self.inner.firewall.set_share(&bridge, share).await.map_err(|e| fail(&e))?;
         let state = self.inner.paths.vcluster_state(vcluster.id);
-        tunnel::ensure(vcluster, address, &state).await.map_err(|e| fail(&e))?;
+        tunnel::ensure(vcluster, &self.inner.name, address, &state).await.map_err(|e| fail(&e))?;
         // Last: it says that everything of this generation is in place.
         let path = self.inner.paths.vcluster_state(vcluster.id).join(GENERATION);
         fs::write(&path, vcluster.generation.to_string()).map_err(|e| fail(&e))?;

@@ -45,7 +45,7 @@ fn target(id: &str, seen: &Observed, known: &Known) -> Result<Target, String> {
 
 pub(super) async fn remove(loaded: &Loaded, paths: Paths, ids: &[String]) -> Outcome {
     let name = machine::host_name(loaded.config.host_name.as_ref());
-    let host = LinuxHost::new(&loaded.config, paths.clone());
+    let host = super::linux(loaded, paths.clone());
     // The host first: a node that is new since then is none of these.
     let seen = host.observe().await.map_err(failed)?;
     let store = PatientEtcd::new(loaded.config.etcd.clone(), paths.worker_identity());

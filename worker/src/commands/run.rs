@@ -26,7 +26,7 @@ pub(super) fn run(program: &Program, loaded: &Loaded) -> Outcome {
     let outcome = runtime()?.block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let host = linux(loaded, program.paths.clone());
+        let host = Arc::new(linux(loaded, program.paths.clone()));
         let store = Arc::new(PatientEtcd::new(loaded.config.etcd.clone(), program.paths.worker_identity()));
         let mut worker = Worker::start(settings(loaded, program.paths.clone()), host.clone(), store);
         tokio::select! {

@@ -5,6 +5,7 @@
 
 use docklet_types::id::VclusterId;
 use docklet_types::kernel_names;
+use docklet_types::name::HostName;
 use docklet_types::net::{Mac, VXLAN_PORT};
 use docklet_types::plan::VclusterPlan;
 use rtnetlink::packet_route::AddressFamily;
@@ -41,19 +42,20 @@ pub struct Neighbour {
     host: Ipv4Addr,
 }
 
-/// The nodes of the plan that are on other hosts than the one at `local`. Those whose host has not said where it is
-/// cannot be reached yet.
-pub fn neighbours(plan: &VclusterPlan, local: Ipv4Addr) -> BTreeSet<Neighbour> {
+/// The nodes of the plan that are on other hosts than this one. Those whose host has not said where it is cannot be
+/// reached yet. Which host is this one is told by its name: after a change of its address the plan has the old one.
+pub fn neighbours(plan: &VclusterPlan, own: &HostName) -> BTreeSet<Neighbour> {
     let of = |peer: &docklet_types::plan::Peer| {
         let host = *plan.hosts.get(&peer.host)?;
-        (host != local).then_some(Neighbour { ip: peer.ip, mac: peer.mac, host })
+        (peer.host != *own).then_some(Neighbour { ip: peer.ip, mac: peer.mac, host })
     };
     plan.peers.iter().filter_map(of).collect()
 }
 
-/// The hosts that may speak through the vcluster's tunnel; `None` where it needs none.
-pub fn senders(plan: &VclusterPlan, local: Option<Ipv4Addr>) -> Option<BTreeSet<Ipv4Addr>> {
-    let hosts: BTreeSet<Ipv4Addr> = neighbours(plan, local?).iter().map(|n| n.host).collect();
+/// The hosts that may speak through the vcluster's tunnel; `None` where it needs none, or this host has no address.
+pub fn senders(plan: &VclusterPlan, own: &HostName, local: Option<Ipv4Addr>) -> Option<BTreeSet<Ipv4Addr>> {
+    local?;
+    let hosts: BTreeSet<Ipv4Addr> = neighbours(plan, own).iter().map(|n| n.host).collect();
     (!hosts.is_empty()).then_some(hosts)
 }
 
@@ -67,10 +69,15 @@ fn difference(old: &BTreeSet<Neighbour>, new: &BTreeSet<Neighbour>) -> (Vec<Neig
 
 /// Makes the device where there are neighbours, brings its entries to the plan, removes it where there are none.
 /// `state` is the vcluster's directory; the bridge is there.
-pub async fn ensure(plan: &VclusterPlan, local: Option<Ipv4Addr>, state: &Path) -> Result<(), NetworkError> {
+pub async fn ensure(
+    plan: &VclusterPlan,
+    own: &HostName,
+    local: Option<Ipv4Addr>,
+    state: &Path,
+) -> Result<(), NetworkError> {
     let name = kernel_names::tunnel(plan.id);
     let note = state.join(NOTE);
-    let wanted = local.map(|local| neighbours(plan, local)).unwrap_or_default();
+    let wanted = neighbours(plan, own);
     let (Some(local), false) = (local, wanted.is_empty()) else {
         return remove(plan.id, state).await;
     };
@@ -203,10 +210,42 @@ fn save(path: &Path, local: Ipv4Addr, neighbours: BTreeSet<Neighbour>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use docklet_types::id::IdRange;
+    use docklet_types::plan::{Network, Peer};
+    use docklet_types::rate::RateLimits;
+    use docklet_types::spec::{SshKeyPair, VclusterKeys, Wanted};
 
     fn neighbour(last: u8, host: u8) -> Neighbour {
         let ip = [172, 16, 0, last].into();
         Neighbour { ip, mac: Mac::of_address(ip), host: [10, 0, 0, host].into() }
+    }
+
+    #[test]
+    fn a_host_knows_its_own_nodes_by_its_name() {
+        let peer = |last: u8, host: &str| {
+            let Neighbour { ip, mac, .. } = neighbour(last, 0);
+            Peer { name: format!("node{last}").parse().unwrap(), ip, mac, host: host.parse().unwrap() }
+        };
+        let key = || SshKeyPair { private: String::new(), public: String::new() };
+        let plan = VclusterPlan {
+            id: VclusterId::from_uuid(uuid::Uuid::nil()),
+            owner: "alice".parse().unwrap(),
+            name: "demo".parse().unwrap(),
+            generation: 1,
+            wanted: Wanted::Running,
+            range: IdRange::new(1).unwrap(),
+            network: Network { subnet: "172.16.0.0/26".parse().unwrap(), vni: 1 },
+            peers: vec![peer(2, "h1"), peer(3, "h2"), peer(4, "h3")],
+            // h1 is at 10.0.0.9 since its restart, and h3 has not said where it is.
+            hosts: [("h1", [10, 0, 0, 1]), ("h2", [10, 0, 0, 2])].map(|(h, a)| (h.parse().unwrap(), a.into())).into(),
+            forwards: Vec::new(),
+            limits: RateLimits::default(),
+            keys: VclusterKeys { user: key(), host: key() },
+        };
+        let (own, now) = ("h1".parse().unwrap(), Some([10, 0, 0, 9].into()));
+        assert_eq!(neighbours(&plan, &own), [neighbour(3, 2)].into());
+        assert_eq!(senders(&plan, &own, now), Some([[10, 0, 0, 2].into()].into()));
+        assert_eq!(senders(&plan, &own, None), None);
     }
 
     #[test]

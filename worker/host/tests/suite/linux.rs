@@ -52,7 +52,7 @@ pub async fn world_with(image: impl FnOnce(&Paths) -> ImageRef, storage: &str) -
     let make = {
         let (config, paths) = (config.clone(), paths.clone());
         move || {
-            let mut host = LinuxHost::new(&config, paths.clone());
+            let mut host = LinuxHost::new(&config, "here".parse().unwrap(), paths.clone());
             host.program = image::helper();
             host
         }

@@ -275,6 +275,11 @@ async fn only_hosts_of_the_vcluster_may_speak_into_its_tunnel() {
     ensure(&world, &a).await;
     assert_ne!(index(), before);
     assert_eq!(std::fs::read_to_string(&note).unwrap(), old);
+    // Nobody has told the planner yet that this host has another address: its own nodes are not behind the tunnel.
+    a.hosts.insert("here".parse().unwrap(), "198.51.100.77".parse().unwrap());
+    a.generation += 1;
+    ensure(&world, &a).await;
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), old);
     world.take_down(&a, &nodes).await;
     world.assert_clean().await;
 }
