@@ -12,11 +12,8 @@ use docklet_identity::files::{self, FileError};
 use docklet_identity::message::{self, MessageError};
 use docklet_identity::tls::{self, Tls, TlsError, server_name};
 use docklet_types::config::{Config, with_values};
-use docklet_types::join::{
-    HostNetwork, JoinToken, MASTER_IDENTITY, MAX_MESSAGE, MasterReply, MasterRequest, Membership,
-};
+use docklet_types::join::{JoinToken, MASTER_IDENTITY, MAX_MESSAGE, MasterReply, MasterRequest, Membership};
 use docklet_types::name::HostName;
-use docklet_types::net::Subnet;
 use docklet_types::paths::{IdentityFiles, Paths};
 use docklet_types::report::Reason;
 use docklet_types::time::Micros;
@@ -92,7 +89,7 @@ pub async fn join(
         path: file.to_owned(),
         source,
     })?;
-    let networks = networks().map_err(MembershipError::Networks)?;
+    let networks = docklet_daemon::networks::connected().map_err(MembershipError::Networks)?;
     let (key, request) = authority::request().map_err(MembershipError::Authority)?;
     let client = tls::joining_client(&token.authority).map_err(MembershipError::Setup)?;
     let asked = MasterRequest::Join {
@@ -133,21 +130,6 @@ fn changes(config: &Config, membership: &Membership) -> Vec<(&'static str, Strin
     .into_iter()
     .filter(|(_, old, new)| old != new)
     .collect()
-}
-
-/// The IPv4 networks of this host that are not Docklet's.
-fn networks() -> io::Result<Vec<HostNetwork>> {
-    let mut found = Vec::new();
-    for link in nix::ifaddrs::getifaddrs()? {
-        let ours = link.interface_name.starts_with("dk") || link.interface_name == "lo";
-        let ip = |socket: Option<nix::sys::socket::SockaddrStorage>| Some(socket?.as_sockaddr_in()?.ip());
-        let (Some(address), Some(mask)) = (ip(link.address), ip(link.netmask)) else { continue };
-        let prefix = u8::try_from(u32::from(mask).leading_ones()).unwrap_or(32);
-        if let (false, Some(net)) = (ours, Subnet::containing(address, prefix)) {
-            found.push(HostNetwork { device: link.interface_name, net });
-        }
-    }
-    Ok(found)
 }
 
 /// Gets a new certificate for the key that is there.

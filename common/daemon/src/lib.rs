@@ -9,6 +9,7 @@ pub mod config;
 pub mod fail;
 mod lock;
 pub mod log;
+pub mod networks;
 mod process;
 mod ready;
 mod start;

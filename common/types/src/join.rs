@@ -117,6 +117,17 @@ pub struct HostNetwork {
     pub net: Subnet,
 }
 
+/// Says which of a machine's networks overlaps that of nodes, and what to do about it.
+#[must_use]
+pub fn overlap<'a>(networks: impl IntoIterator<Item = &'a HostNetwork>, cluster_net: Subnet) -> Option<String> {
+    let other = networks.into_iter().find(|other| other.net.overlaps(&cluster_net))?;
+    Some(format!(
+        "This machine is connected to {} by {}, which overlaps the cluster's CLUSTER_NET {cluster_net}: nodes would not \
+         reach the one or the other. Renumber that network, or set up the cluster with another CLUSTER_NET.",
+        other.net, other.device
+    ))
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MasterReply {
@@ -152,6 +163,17 @@ mod tests {
         let token = JoinToken { id: "0123456789ab".to_owned(), secret: "0".repeat(32), authority: "f".repeat(64) };
         assert_eq!(format!(" {token}\n").parse::<JoinToken>().unwrap(), token);
         assert!(!format!("{token:?}").contains(&token.secret));
+    }
+
+    #[test]
+    fn a_network_inside_that_of_nodes_is_named() {
+        let network = |device: &str, net: &str| HostNetwork { device: device.to_owned(), net: net.parse().unwrap() };
+        let (wan, lan) = (network("eth0", "192.168.1.0/24"), network("eth1", "172.16.9.0/24"));
+        let cluster_net = "172.16.0.1/16".parse().unwrap();
+        assert_eq!(overlap([&wan], cluster_net), None);
+        let told = overlap([&wan, &lan], cluster_net).unwrap();
+        assert!(told.contains("172.16.9.0/24 by eth1") && told.contains("CLUSTER_NET 172.16.0.0/16"), "{told}");
+        assert!(overlap([&network("tun0", "172.0.0.0/8")], cluster_net).is_some(), "one that is larger");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use docklet_store::etcd::{ConnectError, EtcdStore};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Store, StoreError, Txn};
 use docklet_types::config::Config;
+use docklet_types::join::overlap;
 use docklet_types::name::{HostName, UserName};
 use docklet_types::paths::Paths;
 use docklet_types::spec::VclusterSpec;
@@ -58,6 +59,10 @@ enum InitError {
         "hosts still hold nodes of deleted vclusters ({plans} plans). Let their workers finish (docklet-worker start), then try again"
     )]
     HasPlans { plans: usize },
+    #[error("{0}")]
+    Overlap(String),
+    #[error("this machine does not tell what networks it is connected to")]
+    Networks(#[source] io::Error),
     #[error("cannot tell whether the system that is there still has vclusters")]
     Unknown(#[source] EtcdError),
     #[error(transparent)]
@@ -125,6 +130,10 @@ fn place(config: &Config, paths: &Paths) -> String {
 async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
     // Everything that can stand in the way is looked at before anything is changed.
     let there = exists(config, paths).await?;
+    let networks = docklet_daemon::networks::connected().map_err(InitError::Networks)?;
+    if let Some(message) = overlap(&networks, config.cluster_net) {
+        return Err(InitError::Overlap(message));
+    }
     drop(listen(config).map_err(InitError::Run)?);
     make_directories(paths)?;
     share::mark(paths, &config.cluster_name)

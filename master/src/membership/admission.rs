@@ -8,7 +8,7 @@ use docklet_store::keys::{Key, Keys};
 use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
 use docklet_types::config::Config;
 use docklet_types::join::{
-    CLOCK_TOLERANCE_S, HostNetwork, IssuedToken, JoinedHost, MasterReply, MasterRequest, Membership,
+    CLOCK_TOLERANCE_S, HostNetwork, IssuedToken, JoinedHost, MasterReply, MasterRequest, Membership, overlap,
 };
 use docklet_types::name::{ClusterName, HostName};
 use docklet_types::net::Subnet;
@@ -115,15 +115,8 @@ fn decide(asked: &Application<'_>) -> Result<(), Reason> {
         ));
     }
     clocks_agree(asked.theirs, asked.now)?;
-    if let Some(other) = asked.networks.iter().find(|other| other.net.overlaps(&asked.cluster_net)) {
-        return Err(Reason::new(
-            "overlapping_cluster_net",
-            format!(
-                "This host is connected to {} by {}, which overlaps the cluster's CLUSTER_NET {}: nodes would not reach \
-                 the one or the other. Renumber that network, or set up the cluster with another CLUSTER_NET.",
-                other.net, other.device, asked.cluster_net
-            ),
-        ));
+    if let Some(message) = overlap(asked.networks, asked.cluster_net) {
+        return Err(Reason::new("overlapping_cluster_net", message));
     }
     // A token that names the host is the operator's word that this machine takes the old one's place.
     if asked.name_is_taken && token.host.is_none() {

@@ -1,12 +1,13 @@
 // What people and scripts get wrong: a clear error on every surface, and nothing left behind.
 
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { after, before, test } from 'node:test';
 
-import { PORTAL, PREFIX, api, audit, cli, command, rootPassword, signIn } from '../lib/site.mjs';
+import { PORTAL, PREFIX, api, audit, cli, command, must, rootPassword, signIn } from '../lib/site.mjs';
 
 let rest;
 let docklet;
@@ -131,6 +132,22 @@ test('an etcd that does not answer is said by its address', async () => {
   const done = await command('docklet-master', ['--config', file, 'init']);
   assert.equal(done.code, 1, done.stdout);
   assert.match(done.stderr, /etcd at 127\.0\.0\.1:1/);
+});
+
+test('a network of the machine inside CLUSTER_NET is named before anything is made', async () => {
+  const place = `${scratch}/o`;
+  const file = await conf(`CLUSTER_NAME=bad\nFS_PREFIX=${place}\nCLUSTER_NET=172.30.0.1/16\nETCD=localhost:22479\nPROXY_IP=127.0.0.1\nPROXY_PORT=18998\n`);
+  await must('ip', ['netns', 'add', 'docklet-bad']);
+  try {
+    await must('ip', ['-n', 'docklet-bad', 'link', 'add', 'lan', 'type', 'bridge']);
+    await must('ip', ['-n', 'docklet-bad', 'address', 'add', '172.30.9.1/24', 'dev', 'lan']);
+    const done = await command('ip', ['netns', 'exec', 'docklet-bad', 'docklet-master', '--config', file, 'init']);
+    assert.equal(done.code, 1, done.stdout);
+    assert.match(done.stderr, /172\.30\.9\.0\/24 by lan.*CLUSTER_NET 172\.30\.0\.0\/16/);
+    assert.ok(!existsSync(place), 'nothing was made');
+  } finally {
+    await must('ip', ['netns', 'delete', 'docklet-bad']);
+  }
 });
 
 test('init does not wipe what is there', async () => {

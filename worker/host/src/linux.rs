@@ -116,7 +116,7 @@ impl LinuxHost {
             table: table.clone(),
             cluster_net: config.cluster_net,
             resolvers: disk::resolvers(),
-            connected: network::connected(),
+            connected: network::subnets(network::connected()),
         };
         let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let inner = Inner {

@@ -1,12 +1,14 @@
 //! Links, addresses and routes, by netlink in the host's own network namespace; and the hosts files.
 
 use docklet_types::id::VclusterId;
+use docklet_types::join::HostNetwork;
 use docklet_types::kernel_names;
 use docklet_types::net::Subnet;
 use docklet_types::plan::VclusterPlan;
 use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge};
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Handle, LinkBridge, RouteMessageBuilder};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -218,19 +220,22 @@ fn default_device() -> Option<String> {
 }
 
 /// The networks that the host is directly connected to, except Docklet's own and the loopback.
-pub fn connected() -> Vec<Subnet> {
+pub fn connected() -> Vec<HostNetwork> {
     let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let mut found: Vec<Subnet> = addresses
+    addresses
         .filter(|a| !a.interface_name.starts_with(kernel_names::LINK_PREFIX))
         .filter_map(|a| {
             let ip = a.address?.as_sockaddr_in()?.ip();
             let mask = u32::from(a.netmask?.as_sockaddr_in()?.ip());
-            (!ip.is_loopback()).then(|| Subnet::containing(ip, (mask.leading_ones() as u8).min(30)))?
+            let net = (!ip.is_loopback()).then(|| Subnet::containing(ip, (mask.leading_ones() as u8).min(30)))??;
+            Some(HostNetwork { device: a.interface_name, net })
         })
-        .collect();
-    found.sort();
-    found.dedup();
-    found
+        .collect()
+}
+
+/// Each of them once.
+pub fn subnets(networks: Vec<HostNetwork>) -> Vec<Subnet> {
+    networks.into_iter().map(|network| network.net).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The hosts file of a vcluster's nodes.

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use docklet_types::host::{Capacity, Check};
+use docklet_types::join::{self, HostNetwork};
 use docklet_types::kernel_names;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -38,10 +39,8 @@ impl LinuxHost {
         checks.push(self.pool().await?);
         checks.push(self.inner.share.check(&self.program).await);
         checks.push(self.probe().await);
-        checks.push(match network::ensure_unreachable(self.inner.cluster_net).await {
-            Ok(()) => machine::ok("route", format!("{} cannot leave the host", self.inner.cluster_net)),
-            Err(e) => machine::failed("route", chain(&e)),
-        });
+        let connected = network::connected();
+        checks.extend(self.cluster_net(&connected).await);
         let resolvers = disk::resolvers();
         checks.push(if resolvers.is_empty() {
             machine::warning(
@@ -51,12 +50,26 @@ impl LinuxHost {
         } else {
             machine::ok("resolvers", format!("nodes ask {}", resolvers.join(", ")))
         });
-        checks.push(match self.inner.firewall.prepare(resolvers, network::connected()).await {
+        checks.push(match self.inner.firewall.prepare(resolvers, network::subnets(connected)).await {
             Ok(()) => machine::ok("packet_filter", "the tables are in place"),
             Err(e) => machine::failed("packet_filter", chain(&e)),
         });
         checks.push(machine::lxcfs());
         Ok(checks)
+    }
+
+    /// The route only where nothing else of the host is in the network: else it would cut the host off from that.
+    async fn cluster_net(&self, connected: &[HostNetwork]) -> Vec<Check> {
+        let net = self.inner.cluster_net;
+        if let Some(message) = join::overlap(connected, net) {
+            return vec![machine::failed("cluster_net", message)];
+        }
+        let free = machine::ok("cluster_net", format!("no network of this host overlaps {net}"));
+        let route = match network::ensure_unreachable(net).await {
+            Ok(()) => machine::ok("route", format!("{net} cannot leave the host")),
+            Err(e) => machine::failed("route", chain(&e)),
+        };
+        vec![free, route]
     }
 
     /// Directories and files that helpers find in place.

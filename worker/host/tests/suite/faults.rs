@@ -469,3 +469,27 @@ async fn preparing_twice_changes_nothing() {
     linux.host.remove_port(nodes[0].id).await.unwrap();
     assert!(linux.host.remove_disk(nodes[0].id).await.is_err());
 }
+
+fn ip(words: &str) {
+    let done = Command::new("ip").args(words.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_the_host_inside_that_of_nodes_is_said_by_its_name() {
+    use docklet_types::host::CheckOutcome;
+    let (world, linux) = world().await;
+    // Nothing is sent through it: it is down.
+    let device = format!("lan{}", std::process::id());
+    let address = world.net.split(26).last().unwrap().node_addresses().next().unwrap();
+    ip(&format!("link add {device} type bridge"));
+    ip(&format!("address add {address}/26 dev {device}"));
+    let checks = linux.host.prepare().await;
+    ip(&format!("link delete {device}"));
+    let failed: Vec<_> = checks.unwrap().into_iter().filter(|c| c.outcome == CheckOutcome::Failed).collect();
+    assert_eq!(failed.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["cluster_net"], "{failed:#?}");
+    assert!(failed[0].message.contains(&device), "{failed:#?}");
+    let again = linux.host.prepare().await.unwrap();
+    assert!(again.iter().all(|c| c.outcome != CheckOutcome::Failed), "{again:#?}");
+    world.assert_clean().await;
+}
