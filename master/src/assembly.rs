@@ -17,7 +17,7 @@ use crate::app::apps::Apps;
 use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
-use crate::app::masters::Masters;
+use crate::app::masters::{Masters, ShowUpError};
 use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
 use crate::app::share::{self, Share};
@@ -50,6 +50,8 @@ pub enum AssemblyError {
     Passwords(#[source] HashError),
     #[error("the cluster's state cannot be read")]
     Store(#[source] StoreError),
+    #[error(transparent)]
+    ShowUp(ShowUpError),
 }
 
 /// What the server serves, and the tasks behind it. Dropping it ends the tasks.
@@ -93,7 +95,7 @@ impl Assembly {
         });
         let gate = Arc::new(Gate::new(db.clone(), passwords.clone(), sessions.clone()));
         let masters = Arc::new(Masters::new(config, view.clone()));
-        let here = masters.show_up(store.clone(), &keys).map_err(AssemblyError::Store)?;
+        let here = masters.show_up(store.clone(), &keys).await.map_err(AssemblyError::ShowUp)?;
         let policy = settings.policy;
         let vclusters = Arc::new(Vclusters::new(
             store.clone(),

@@ -108,7 +108,14 @@ pub async fn admit_worker(
     let identity = match (entry.as_ref().and_then(|e| serde_json::from_slice::<JoinedHost>(&e.value).ok()), own) {
         (Some(joined), Some(own)) if joined.identity == own => own,
         // The name is another machine's, or this machine joined anew elsewhere: not ours to decide.
-        (Some(_), _) => return Ok(()),
+        (Some(_), _) => {
+            tracing::warn!(
+                %host,
+                "another machine joined under this one's name, so a worker here gets no certificate: set another \
+                 HOST_NAME, or, if this machine takes its place, let it join with a token made with `--host {host}`"
+            );
+            return Ok(());
+        }
         (None, own) => {
             let identity = own.unwrap_or_else(|| new_worker_identity(host));
             let joined = JoinedHost { identity: identity.clone(), joined_at: Micros::now() };
@@ -117,6 +124,7 @@ pub async fn admit_worker(
                 .put(&key, &joined)
                 .map_err(OwnWorkerError::Store)?;
             if store.txn(txn).await.map_err(OwnWorkerError::Store)? == Outcome::Conflict {
+                tracing::info!(%host, "this machine's name was joined under at the same moment; looked at again later");
                 return Ok(());
             }
             identity
