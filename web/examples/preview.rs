@@ -452,15 +452,7 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         nodes_ready: 0,
         ..host.clone()
     };
-    p.write(
-        "hosts-empty",
-        &HostsPage {
-            shell: p.root(Nav::Hosts),
-            hosts: vec![],
-            masters: vec![],
-            join_command: "docklet-worker join https://docklet.example.org".to_owned(),
-        },
-    )?;
+    p.write("hosts-empty", &HostsPage { shell: p.root(Nav::Hosts), hosts: vec![], masters: vec![] })?;
     let master = |name: &str, here| MasterView {
         name: name.to_owned(),
         address: "10.0.0.11:8000".to_owned(),
@@ -474,7 +466,6 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
             shell: p.root(Nav::Hosts),
             hosts: vec![host.clone(), lost.clone()],
             masters: vec![master("front-1", true), master("front-2", false)],
-            join_command: "docklet-worker join https://docklet.example.org".to_owned(),
         },
     )?;
     let list = vec![

@@ -294,7 +294,7 @@ fn all_pages() -> askama::Result<Vec<String>> {
         here: true,
     };
     let masters = vec![master(), master()];
-    pages.push(HostsPage { shell: shell(), hosts: vec![host()], masters, join_command: hostile() }.render()?);
+    pages.push(HostsPage { shell: shell(), hosts: vec![host()], masters }.render()?);
     let tenant = HostNode { owner: hostile(), vcluster: hostile(), node: node(Status::Failed) };
     pages.push(HostPage { shell: shell(), host: host(), nodes: vec![tenant] }.render()?);
     pages.push(ImagesPage { shell: shell(), images: vec![image()] }.render()?);

@@ -15,8 +15,6 @@ pub struct HostsPage {
     pub hosts: Vec<HostView>,
     /// The masters that are at work; shown where there are several.
     pub masters: Vec<MasterView>,
-    /// What to type on a machine that shall become a host.
-    pub join_command: String,
 }
 
 /// A node with whom it belongs to.

@@ -16,9 +16,6 @@ use crate::http::hosts::HostPath;
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::ApiError;
 
-/// What makes a machine that has the packages and our configuration a host.
-const JOIN: &str = "sudo ./prepare.sh && sudo docklet-worker start";
-
 /// `GET /hosts`
 ///
 /// # Errors
@@ -32,12 +29,7 @@ pub async fn list(
     actor.must_be_admin()?;
     page(
         StatusCode::OK,
-        &HostsPage {
-            shell: shell(&request, &actor, Nav::Hosts),
-            hosts: hosts.list(),
-            masters: masters.list(),
-            join_command: JOIN.to_owned(),
-        },
+        &HostsPage { shell: shell(&request, &actor, Nav::Hosts), hosts: hosts.list(), masters: masters.list() },
     )
 }
 
