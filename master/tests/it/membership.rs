@@ -13,16 +13,19 @@ use docklet_master::membership::users::Users;
 use docklet_master::membership::{self, Admission, endpoint, tokens};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::patient::PatientEtcd;
-use docklet_store::{Outcome, Store, StoreError, Txn};
+use docklet_store::{Compare, Outcome, Store, StoreError, Txn};
 use docklet_types::config::Config;
+use docklet_types::id::{NodeId, VclusterId};
 use docklet_types::join::{JoinToken, MASTER_IDENTITY, MAX_MESSAGE, MasterReply, MasterRequest, Membership};
 use docklet_types::name::HostName;
 use docklet_types::paths::{IdentityFiles, Paths};
+use docklet_types::port::Protocol;
 use docklet_types::time::Micros;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use uuid::Uuid;
 
 struct Site {
     etcd: Option<LocalEtcd>,
@@ -160,6 +163,92 @@ async fn a_host_that_joined_may_touch_its_own_and_nothing_else() {
     assert!(refused(write(&worker, site.keys.reports_of(&h2) + "nodes/x").await));
     assert!(refused(write(&worker, site.keys.write(&Key::Alive(h2))).await));
     assert!(refused(write(&worker, site.keys.write(&Key::Joined(h1))).await));
+    site.down().await;
+}
+
+/// One key of each kind: what concerns a host, that one's. A new kind does not compile before it is here.
+fn of_each_kind(host: &HostName) -> Vec<Key> {
+    let (node, vcluster) = (NodeId::from_uuid(Uuid::from_u128(1)), VclusterId::from_uuid(Uuid::from_u128(2)));
+    let (owner, name) = ("alice".parse().unwrap(), "demo".parse().unwrap());
+    let all = vec![
+        Key::Spec(vcluster),
+        Key::Name(owner, name),
+        Key::Usage("alice".parse().unwrap()),
+        Key::Port(Protocol::Tcp, 20_000),
+        Key::Network(vcluster),
+        Key::NetworkAlloc,
+        Key::HostAlloc(host.clone()),
+        Key::NodePlan(host.clone(), node),
+        Key::VclusterPlan(host.clone(), vcluster),
+        Key::NodeReport(host.clone(), node),
+        Key::VclusterReport(host.clone(), vcluster),
+        Key::Host(host.clone()),
+        Key::HostSettings(host.clone()),
+        Key::Alive(host.clone()),
+        Key::Joined(host.clone()),
+        Key::Token("0123456789ab".to_owned()),
+        Key::Master(host.clone()),
+        Key::Move(node),
+        Key::Lost(host.clone()),
+        Key::Cleared(host.clone()),
+    ];
+    for key in &all {
+        match key {
+            Key::Spec(_) | Key::Name(..) | Key::Usage(_) | Key::Port(..) | Key::Network(_) | Key::NetworkAlloc => {}
+            Key::HostAlloc(_) | Key::NodePlan(..) | Key::VclusterPlan(..) | Key::NodeReport(..) => {}
+            Key::VclusterReport(..) | Key::Host(_) | Key::HostSettings(_) | Key::Alive(_) | Key::Joined(_) => {}
+            Key::Token(_) | Key::Master(_) | Key::Move(_) | Key::Lost(_) | Key::Cleared(_) => {}
+        }
+    }
+    all
+}
+
+/// Whether a watch is told that it may not be, be it at once or in place of its first event.
+async fn watch_refused(store: &dyn Store, key: &str) -> bool {
+    match store.watch(key, 1).await {
+        Ok(mut watch) => {
+            tokio::time::timeout(std::time::Duration::from_secs(10), watch.next()).await.is_ok_and(|told| told.is_err())
+        }
+        other => refused(other.map(|_| ())),
+    }
+}
+
+/// Its certificate in other hands: nothing of another host's or of the cluster's is read, written, removed or watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_worker_reaches_nothing_of_another() {
+    let site = Site::up().await;
+    let (stolen, _) = site.join("h1", &site.token(None).await).await.unwrap();
+    let (files, _) = site.join("h2", &site.token(None).await).await.unwrap();
+    let (thief, victim) = (site.worker(&stolen), site.worker(&files));
+    let (own, other): (HostName, HostName) = ("h1".parse().unwrap(), "h2".parse().unwrap());
+    let report = site.keys.reports_of(&own) + "nodes/x";
+    for key in of_each_kind(&other) {
+        let key = site.keys.write(&key);
+        if site.store.get(&key).await.unwrap().is_none() {
+            assert!(matches!(write(site.store.as_ref(), key.clone()).await, Ok(Outcome::Committed { .. })));
+        }
+        let before = site.store.get(&key).await.unwrap();
+        assert!(refused(thief.get(&key).await), "{key} was read");
+        assert!(refused(thief.list(&key).await), "{key} was listed");
+        assert!(watch_refused(&thief, &key).await, "{key} was watched");
+        assert!(refused(write(&thief, key.clone()).await), "{key} was written");
+        assert!(refused(thief.txn(Txn::new().delete(key.clone())).await), "{key} was removed");
+        // Whether it is there is not told by what comes of a change of one's own, either.
+        let asking = Txn::new().when(Compare::Absent { key: key.clone() }).put(report.clone(), &"text").unwrap();
+        assert!(refused(thief.txn(asking).await), "{key} was asked for");
+        assert_eq!(site.store.get(&key).await.unwrap(), before, "{key} has changed");
+    }
+    assert!(refused(thief.list("").await) && refused(thief.list("/docklet/").await), "everything at once");
+    // The other's lease: ended, it would be taken for dead.
+    let lease = victim.grant(std::time::Duration::from_secs(60)).await.unwrap();
+    let alive = site.keys.write(&Key::Alive(other));
+    let mut shown = Txn::new();
+    shown.writes.push(docklet_store::Write::Put { key: alive.clone(), value: b"1".to_vec(), lease: Some(lease) });
+    assert!(matches!(victim.txn(shown).await, Ok(Outcome::Committed { .. })));
+    // A refusal counts as gone already; what counts is the key.
+    let _ = thief.revoke(lease).await;
+    assert!(site.store.get(&alive).await.unwrap().is_some(), "another's lease was ended");
+    assert!(victim.keep_alive(lease).await.unwrap());
     site.down().await;
 }
 
