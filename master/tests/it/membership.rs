@@ -178,6 +178,7 @@ fn of_each_kind(host: &HostName) -> Vec<Key> {
         Key::Network(vcluster),
         Key::NetworkAlloc,
         Key::HostAlloc(host.clone()),
+        Key::VclusterAlloc(vcluster),
         Key::NodePlan(host.clone(), node),
         Key::VclusterPlan(host.clone(), vcluster),
         Key::NodeReport(host.clone(), node),
@@ -195,9 +196,9 @@ fn of_each_kind(host: &HostName) -> Vec<Key> {
     for key in &all {
         match key {
             Key::Spec(_) | Key::Name(..) | Key::Usage(_) | Key::Port(..) | Key::Network(_) | Key::NetworkAlloc => {}
-            Key::HostAlloc(_) | Key::NodePlan(..) | Key::VclusterPlan(..) | Key::NodeReport(..) => {}
-            Key::VclusterReport(..) | Key::Host(_) | Key::HostSettings(_) | Key::Alive(_) | Key::Joined(_) => {}
-            Key::Token(_) | Key::Master(_) | Key::Move(_) | Key::Lost(_) | Key::Cleared(_) => {}
+            Key::HostAlloc(_) | Key::VclusterAlloc(_) | Key::NodePlan(..) | Key::VclusterPlan(..) => {}
+            Key::NodeReport(..) | Key::VclusterReport(..) | Key::Host(_) | Key::HostSettings(_) | Key::Alive(_) => {}
+            Key::Joined(_) | Key::Token(_) | Key::Master(_) | Key::Move(_) | Key::Lost(_) | Key::Cleared(_) => {}
         }
     }
     all
@@ -248,7 +249,7 @@ async fn a_stolen_worker_reaches_nothing_of_another() {
     // A refusal counts as gone already; what counts is the key.
     let _ = thief.revoke(lease).await;
     assert!(site.store.get(&alive).await.unwrap().is_some(), "another's lease was ended");
-    assert!(victim.keep_alive(lease).await.unwrap());
+    assert!(victim.keep(lease).await.unwrap().beat().await.unwrap());
     site.down().await;
 }
 
