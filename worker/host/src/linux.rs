@@ -16,6 +16,7 @@ mod exec;
 pub mod helper;
 pub mod image;
 mod inventory;
+mod listeners;
 mod lxc;
 mod machine;
 mod moves;

@@ -14,21 +14,17 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::proc::{self, Process};
-use super::{cgroup, sys};
+use super::{cgroup, listeners, sys};
 
 /// How long a node may take to answer a connection to itself.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often a port is looked for while somebody waits for it.
 const LOOK: Duration = Duration::from_millis(10);
 
-struct Job {
-    process: Process,
-    v6: bool,
-    done: oneshot::Sender<io::Result<OwnedFd>>,
-}
+type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread that makes sockets inside nodes. A socket belongs for ever to the namespace it was made in, so only its
-/// making needs the thread; connecting does not. The thread never comes back to the host's namespace.
+/// A thread that goes into nodes' network namespaces. A socket belongs for ever to the namespace it was made in, so only
+/// its making needs the thread; connecting does not. The thread never comes back to the host's namespace.
 pub struct Doorman {
     jobs: parking_lot::Mutex<mpsc::Sender<Job>>,
 }
@@ -36,21 +32,56 @@ pub struct Doorman {
 impl Doorman {
     pub fn new() -> Self {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        // Where no thread can be made the channel is closed, and every dial says so.
+        // Where no thread can be made the channel is closed, and whoever asks is told so.
         let _ = std::thread::Builder::new().name("doorman".to_owned()).stack_size(128 << 10).spawn(move || {
             for job in inbox {
-                let _ = job.done.send(socket_in(job.process, job.v6));
+                job();
             }
         });
         Self { jobs: parking_lot::Mutex::new(jobs) }
     }
 
-    async fn socket(&self, process: Process, v6: bool) -> io::Result<TcpSocket> {
+    /// Does a piece of work in the process's network namespace. It must not wait for anything.
+    async fn inside<T: Send + 'static>(
+        &self,
+        process: Process,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let (done, result) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let _ = done.send(enter(process).and_then(|()| work()));
+        });
         let gone = || io::Error::other("the thread that enters nodes has ended");
-        self.jobs.lock().send(Job { process, v6, done }).map_err(|_| gone())?;
-        let fd = result.await.map_err(|_| gone())??;
+        self.jobs.lock().send(job).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    async fn socket(&self, process: Process, v6: bool) -> io::Result<TcpSocket> {
+        let fd = self.inside(process, move || stream_socket(v6)).await?;
         Ok(TcpSocket::from_std_stream(std::net::TcpStream::from(fd)))
+    }
+
+    /// Whether a TCP socket listens on `port`, on any address, in the process's network namespace.
+    pub async fn listens(&self, process: Process, port: u16) -> io::Result<bool> {
+        match self.inside(process, move || listeners::listens_here(port)).await {
+            Ok(listens) => Ok(listens && process.alive()),
+            // A kernel without sock_diag, or a process that has ended.
+            Err(_) => proc::listens(process, port),
+        }
+    }
+
+    /// Whether something listened on the port before the time was over. Ends early with the process.
+    pub async fn wait_port(&self, process: Process, port: u16, timeout: Duration) -> io::Result<bool> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            if self.listens(process, port).await? {
+                return Ok(true);
+            }
+            if !process.alive() || tokio::time::Instant::now() + LOOK > deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// A connection to the port inside the node: on its loopback addresses, else on its own. `None`: nothing listens.
@@ -81,10 +112,13 @@ fn refused(error: &io::Error) -> bool {
     )
 }
 
-/// Makes a socket in the process's network namespace. Moves the calling thread there.
-fn socket_in(process: Process, v6: bool) -> io::Result<OwnedFd> {
+/// Moves the calling thread into the process's network namespace.
+fn enter(process: Process) -> io::Result<()> {
     let namespace = process.open_proc("ns/net")?;
-    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?)
+}
+
+fn stream_socket(v6: bool) -> io::Result<OwnedFd> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: takes numbers; the descriptor that comes back is ours.
     let fd = sys::check(i64::from(unsafe {
@@ -92,20 +126,6 @@ fn socket_in(process: Process, v6: bool) -> io::Result<OwnedFd> {
     }))?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-/// Whether something listened on the port before the time was over. Ends early with the process.
-pub async fn wait_port(process: Process, port: u16, timeout: Duration) -> io::Result<bool> {
-    let deadline = tokio::time::Instant::now() + timeout;
-    loop {
-        if proc::listens(process, port)? {
-            return Ok(true);
-        }
-        if !process.alive() || tokio::time::Instant::now() + LOOK > deadline {
-            return Ok(false);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// A session's name as it may stand in a file name.

@@ -281,7 +281,7 @@ impl Containers for LinuxHost {
                 if !adopted {
                     std::future::pending::<()>().await;
                 }
-                while !proc::listens(init, SSH).unwrap_or(false) {
+                while !self.inner.doorman.listens(init, SSH).await.unwrap_or(false) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             };
@@ -299,7 +299,7 @@ impl Containers for LinuxHost {
             }
         }
         loop {
-            match proc::listens(init, SSH) {
+            match self.inner.doorman.listens(init, SSH).await {
                 Ok(true) => break,
                 _ if !init.alive() => return Err(self.not_ready(id, "The node ended while it booted.")),
                 _ if Instant::now() > until => {

@@ -40,9 +40,8 @@ impl Access for LinuxHost {
 
     async fn wait_port(&self, id: NodeId, port: u16, timeout: Duration) -> Result<bool> {
         let init = self.running(id)?;
-        access::wait_port(init, port, timeout)
-            .await
-            .map_err(|e| failed("dial_failed", "The node's ports could not be read", &e))
+        let listened = self.inner.doorman.wait_port(init, port, timeout).await;
+        listened.map_err(|e| failed("dial_failed", "The node's ports could not be read", &e))
     }
 
     async fn terminal(&self, id: NodeId, session: &str, cols: u16, rows: u16) -> Result<OwnedFd> {
