@@ -12,8 +12,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use super::sys;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -111,14 +114,49 @@ fn bridge_mac(id: VclusterId) -> Vec<u8> {
     vec![0x06, b[11], b[12], b[13], b[14], b[15]]
 }
 
+/// The host's IPv4 addresses with their links. getifaddrs(3) has the kernel tell everything about every link, which are
+/// thousands where there are that many nodes.
+fn addresses() -> io::Result<Vec<(String, Ipv4Addr)>> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut room = 256;
+    loop {
+        // SAFETY: every field of the structure may be zero.
+        let mut entries: Vec<libc::ifreq> = vec![unsafe { std::mem::zeroed() }; room];
+        let mut list = libc::ifconf {
+            ifc_len: (room * size_of::<libc::ifreq>()) as i32,
+            ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_req: entries.as_mut_ptr() },
+        };
+        // SAFETY: the kernel writes at most `ifc_len` bytes to where `entries` is.
+        sys::check(i64::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF, &raw mut list) }))?;
+        let found = usize::try_from(list.ifc_len).unwrap_or(0) / size_of::<libc::ifreq>();
+        // A list that fills the room may have been cut off.
+        if found < room {
+            return Ok(entries[..found].iter().map(address_of).collect());
+        }
+        room *= 2;
+    }
+}
+
+/// An address's label is the link's name, or begins with it and a colon.
+fn link_of(label: &str) -> String {
+    label.split(':').next().unwrap_or_default().to_owned()
+}
+
+fn address_of(entry: &libc::ifreq) -> (String, Ipv4Addr) {
+    let name: Vec<u8> = entry.ifr_name.iter().map(|c| c.to_ne_bytes()[0]).take_while(|c| *c != 0).collect();
+    // SAFETY: SIOCGIFCONF lists IPv4 addresses only, as `struct sockaddr_in`, which is no larger than what is there.
+    let address = unsafe { (&raw const entry.ifr_ifru.ifru_addr).cast::<libc::sockaddr_in>().read_unaligned() };
+    (link_of(&String::from_utf8_lossy(&name)), Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)))
+}
+
 /// The link of ours, other than `own`, that holds addresses of the network.
 fn holder(subnet: Subnet, own: &str) -> Option<String> {
-    let mut addresses = nix::ifaddrs::getifaddrs().ok()?;
-    addresses.find_map(|a| {
-        let ours = a.interface_name.starts_with(kernel_names::LINK_PREFIX) && a.interface_name != own;
-        let ip = a.address?.as_sockaddr_in()?.ip();
-        (ours && subnet.contains(ip)).then_some(a.interface_name)
-    })
+    let found = addresses().ok()?.into_iter().find(|(link, ip)| {
+        let ours = link.starts_with(kernel_names::LINK_PREFIX) && link != own;
+        ours && subnet.contains(*ip)
+    });
+    found.map(|(link, _)| link)
 }
 
 /// The vcluster's bridge with the gateway's address, up. A network that another bridge holds is refused: answers from
@@ -204,10 +242,7 @@ pub fn uplink_mtu(device: Option<&str>) -> u32 {
 /// The address at which other hosts reach this one: the first of that device, or of the one that leads out.
 pub fn underlay_address(device: Option<&str>) -> Option<Ipv4Addr> {
     let device = device.map(ToOwned::to_owned).or_else(default_device)?;
-    nix::ifaddrs::getifaddrs()
-        .ok()?
-        .filter(|a| a.interface_name == device)
-        .find_map(|a| Some(a.address?.as_sockaddr_in()?.ip()))
+    addresses().ok()?.into_iter().find(|(link, _)| *link == device).map(|(_, ip)| ip)
 }
 
 fn default_device() -> Option<String> {
@@ -260,4 +295,20 @@ pub fn write_hosts(path: &Path, text: &str) -> Result<(), NetworkError> {
         file.set_len(text.len() as u64)
     };
     write().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_addresses_are_those_that_the_library_finds() {
+        let all = nix::ifaddrs::getifaddrs().unwrap();
+        let mut expected: Vec<(String, Ipv4Addr)> =
+            all.filter_map(|a| Some((link_of(&a.interface_name), a.address?.as_sockaddr_in()?.ip()))).collect();
+        let mut found = addresses().unwrap();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
+    }
 }
