@@ -80,8 +80,19 @@ fn probe() -> ExitCode {
             println!("refused: {name} (errno {errno})");
         }
     }
+    if let Ok(true) = hears_of_names() {
+        println!("granted: to be woken when another node gets its name");
+    }
     println!("probed");
     ExitCode::SUCCESS
+}
+
+/// Whether a change of a host name can be waited for. The kernel tells it to whoever waits, in whichever node.
+fn hears_of_names() -> std::io::Result<bool> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+    let name = std::fs::File::open("/proc/sys/kernel/hostname")?;
+    let epoll = Epoll::new(EpollCreateFlags::empty())?;
+    Ok(epoll.add(&name, EpollEvent::new(EpollFlags::EPOLLPRI, 0)).is_ok())
 }
 
 fn init() -> ExitCode {

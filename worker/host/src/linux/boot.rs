@@ -96,6 +96,7 @@ impl LinuxHost {
         let what = format!("Node {} could not be started", node.name);
         let state = self.inner.make_state(node).map_err(|e| failed("boot_failed", &what, &e))?;
         let bridge_mtu = std::fs::read_to_string(format!("/sys/class/net/{}/mtu", kernel_names::bridge(vcluster.id)));
+        let cgroups = cgroup::tree();
         let facts = HostFacts {
             seccomp: &paths.lxc().join("node.seccomp"),
             state: &state,
@@ -104,7 +105,9 @@ impl LinuxHost {
             apparmor: apparmor::profile(),
             mtu: bridge_mtu.ok().and_then(|m| m.trim().parse().ok()).filter(|m| *m != 1500),
             has_data: true,
+            cgroups: cgroups.as_ref(),
         };
+        let config = container::config(node, vcluster, &facts);
         Ok(StartRequest {
             container: kernel_names::container(node.id),
             lxcpath: paths.lxc(),
@@ -115,8 +118,10 @@ impl LinuxHost {
                 notify: state.join("notify"),
                 hosts: paths.vcluster_state(vcluster.id).join("hosts"),
                 data: Some(paths.user_data(&node.owner)),
+                hostname: node.name.to_string(),
+                cgroups,
             },
-            config: container::config(node, vcluster, &facts),
+            config,
             state: state.clone(),
         })
     }

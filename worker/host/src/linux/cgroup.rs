@@ -1,6 +1,7 @@
 //! Control groups, version 1 and 2: a node's limits as liblxc keys, and what a node may leave behind.
 
 use docklet_types::size::Size;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -81,7 +82,7 @@ pub fn limits(size: &Size, features: Features) -> Vec<(String, String)> {
             if features.memsw {
                 keys.push(("lxc.cgroup.memory.memsw.limit_in_bytes", memory.to_string()));
             }
-            keys.push(("lxc.cgroup.cpu.cfs_period_us", PERIOD_US.to_string()));
+            // The period is what a new group has. The kernel goes through all groups of the machine for either.
             keys.push(("lxc.cgroup.cpu.cfs_quota_us", quota.to_string()));
             keys.push(("lxc.cgroup.cpu.shares", (millis * 1024 / 1000).clamp(2, 262_144).to_string()));
             keys.push(("lxc.cgroup.pids.max", pids(size).to_string()));
@@ -129,6 +130,51 @@ fn hierarchies() -> Vec<PathBuf> {
     found.sort();
     found.dedup();
     found
+}
+
+const MOUNTS: &str = "/sys/fs/cgroup";
+
+/// A node's own tree of control groups in version 1: what lies in its `/sys/fs/cgroup`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tree {
+    /// The hierarchies' directories.
+    pub directories: Vec<String>,
+    /// Other names of theirs, and what these lead to.
+    pub links: Vec<(String, PathBuf)>,
+}
+
+/// What a node's tree is made of, where the worker has it made of bind mounts. A mount of a hierarchy of version 1
+/// looks at every control group of the machine, whether it succeeds or not, and each node would do fourteen: ten by
+/// liblxc, and four by a systemd that looks for more. A bind mount of the node's own group shows the same.
+pub fn tree() -> Option<Tree> {
+    // Where liblxc makes groups elsewhere it also has to find them.
+    if version() == Version::V2 || !init_is_in_sight() {
+        return None;
+    }
+    let known = hierarchies();
+    let mut tree = Tree::default();
+    for entry in fs::read_dir(MOUNTS).ok()?.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if known.contains(&entry.path()) {
+            tree.directories.push(name);
+        } else if let Ok(target) = fs::read_link(entry.path()) {
+            tree.links.push((name, target));
+        }
+    }
+    tree.directories.sort();
+    (!tree.directories.is_empty()).then_some(tree)
+}
+
+/// liblxc keys that put the tree in its place; `empty` is a directory with the tree's names.
+pub fn binds(container: &str, tree: &Tree, empty: &str) -> Vec<String> {
+    // liblxc makes the groups before it mounts anything.
+    let bind = |name: &String| {
+        format!("{MOUNTS}/{name}/lxc.payload.{container} sys/fs/cgroup/{name} none bind,nosuid,nodev,noexec 0 0")
+    };
+    // Read-only, so that nobody in the node looks for hierarchies that are not there.
+    let root = format!("{empty} sys/fs/cgroup none bind,ro,nosuid,nodev,noexec 0 0");
+    [root].into_iter().chain(tree.directories.iter().map(bind)).collect()
 }
 
 /// The container of a cgroup directory that liblxc made: `lxc.payload.<name>` or `lxc.monitor.<name>`, where a number
@@ -353,6 +399,15 @@ mod tests {
         assert_eq!(value(&two, "lxc.cgroup2.memory.swap.max").as_deref(), Some("0"));
         assert!(one.iter().all(|(k, _)| k.starts_with("lxc.cgroup.")));
         assert!(two.iter().all(|(k, _)| k.starts_with("lxc.cgroup2.")));
+    }
+
+    #[test]
+    fn a_tree_is_the_containers_own_groups_on_a_directory_that_nobody_adds_to() {
+        let tree = Tree { directories: vec!["cpu".to_owned(), "memory".to_owned()], links: Vec::new() };
+        let binds = binds("dk-1", &tree, "/run/docklet/cgroup");
+        assert_eq!(binds[0], "/run/docklet/cgroup sys/fs/cgroup none bind,ro,nosuid,nodev,noexec 0 0");
+        let memory = "/sys/fs/cgroup/memory/lxc.payload.dk-1 sys/fs/cgroup/memory none bind,nosuid,nodev,noexec 0 0";
+        assert_eq!(binds[2], memory);
     }
 
     #[test]

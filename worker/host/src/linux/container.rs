@@ -86,6 +86,8 @@ pub struct HostFacts<'a> {
     /// The bridge's MTU, where it is not Ethernet's 1500.
     pub mtu: Option<u32>,
     pub has_data: bool,
+    /// See [`cgroup::tree`].
+    pub cgroups: Option<&'a cgroup::Tree>,
 }
 
 /// Whether lxcfs serves its files.
@@ -121,6 +123,15 @@ pub fn config(node: &NodePlan, vcluster: &VclusterPlan, facts: &HostFacts<'_>) -
     }
     for entry in rootfs::binds(facts.has_data) {
         set("lxc.mount.entry", entry);
+    }
+    match facts.cgroups {
+        Some(tree) => {
+            let container = kernel_names::container(node.id);
+            for entry in cgroup::binds(&container, tree, &format!("{STAGE}/cgroup")) {
+                set("lxc.mount.entry", entry);
+            }
+        }
+        None => set("lxc.mount.auto", "cgroup:rw:force".to_owned()),
     }
     if facts.lxcfs {
         for file in LXCFS_FILES {

@@ -153,6 +153,8 @@ pub fn probe(request: &ProbeRequest) -> Option<String> {
         notify: request.disk.clone(),
         hosts: PathBuf::from("/dev/null"),
         data: None,
+        hostname: String::new(),
+        cgroups: None,
     };
     if let Err(e) = rootfs.mount() {
         return Some(crate::reason::chain(&e));

@@ -2,7 +2,7 @@
 //!
 //! Everything is mounted under one small tmpfs at [`STAGE`]: the image's layers as idmapped read-only mounts (`l0`,
 //! `l1`, …), the node's disk (`d`), the merged overlay (`m`), and what liblxc then binds into the node (`notify`,
-//! `hosts`, `nfs`). The stage is world-searchable although FS_PREFIX is not: the node's root, who is nobody on the
+//! `hosts`, `nfs`, `hostname`, `cgroup`). The stage is world-searchable although FS_PREFIX is not: the node's root, who is nobody on the
 //! host, must be able to walk to it. No mount is visible on the host, and all of them end with the node's monitor.
 
 use nix::mount::{MsFlags, mount};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use docklet_types::id::IdRange;
 
-use super::sys;
+use super::{cgroup, sys};
 
 /// The mount point of the stage. Every node sees its own there; on the host it is an empty directory.
 pub const STAGE: &str = "/run/docklet";
@@ -57,6 +57,10 @@ pub struct Rootfs {
     pub hosts: PathBuf,
     /// The user's data, if the host has it.
     pub data: Option<PathBuf>,
+    /// The node's name.
+    pub hostname: String,
+    /// What the node's control groups are shown in, where liblxc does not mount them.
+    pub cgroups: Option<cgroup::Tree>,
 }
 
 /// What liblxc is told to bind into the node: source on the stage, target, options.
@@ -64,6 +68,9 @@ pub fn binds(has_data: bool) -> Vec<String> {
     let mut entries = vec![
         format!("{STAGE}/notify dev/.docklet none bind,create=dir 0 0"),
         format!("{STAGE}/hosts etc/hosts none bind,ro,nosuid,nodev,optional,create=file 0 0"),
+        // The kernel wakes whoever waits for a change of this file when a name is set in any node of the machine, and
+        // the journal of each node waits for one. Nobody can wait for a plain file.
+        format!("{STAGE}/hostname proc/sys/kernel/hostname none bind,ro,nosuid,nodev,noexec 0 0"),
     ];
     if has_data {
         entries.push(format!("{STAGE}/nfs root/nfs none rbind,nosuid,nodev,optional,create=dir 0 0"));
@@ -112,8 +119,21 @@ impl Rootfs {
         if let Some(data) = &self.data {
             bind_dir(data, "nfs")?;
         }
+        fs::write("hostname", format!("{}\n", self.hostname)).attempting(|| format!("make {STAGE}/hostname"))?;
+        if let Some(tree) = &self.cgroups {
+            furnish(tree, Path::new("cgroup")).attempting(|| format!("make {STAGE}/cgroup"))?;
+        }
         std::env::set_current_dir("/").attempting(|| "leave the stage".to_owned())
     }
+}
+
+/// A directory with the names of the tree, for its hierarchies to be bound over.
+fn furnish(tree: &cgroup::Tree, root: &Path) -> io::Result<()> {
+    fs::create_dir(root)?;
+    for name in &tree.directories {
+        fs::create_dir(root.join(name))?;
+    }
+    tree.links.iter().try_for_each(|(name, target)| std::os::unix::fs::symlink(target, root.join(name)))
 }
 
 fn bind_dir(source: &Path, name: &str) -> Result<(), RootfsError> {

@@ -48,6 +48,8 @@ async fn root_in_a_node_is_nobody_on_the_host() {
         ("the host's memory", "head -c1 /dev/mem"),
         ("the layers of its image", "echo x > /dev/.docklet/x"),
         ("the hosts file", "echo x >> /etc/hosts"),
+        ("others' control groups", "ls -d /sys/fs/cgroup/*/lxc.* /sys/fs/cgroup/lxc.*"),
+        ("its limits", "echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes || echo max > /sys/fs/cgroup/memory.max"),
     ] {
         let out = sh(host, id, script).await;
         assert_ne!(out.exit_code, 0, "{what}: {out:?}");
@@ -78,7 +80,10 @@ async fn root_in_a_node_is_nobody_on_the_host() {
     // The keys are where ssh looks, and closed.
     let keys = sh(host, id, "stat -c '%a %u' /root/.ssh/id_ed25519 /etc/ssh/ssh_host_ed25519_key /root/.ssh").await;
     assert_eq!(keys.stdout, "600 0\n600 0\n700 0\n", "{keys:?}");
-    assert_eq!(sh(host, id, "cat /etc/hostname").await.stdout, "node1\n");
+    assert_eq!(sh(host, id, "cat /etc/hostname /proc/sys/kernel/hostname").await.stdout, "node1\nnode1\n");
+    // What it holds of a controller is what its limits are.
+    let held = sh(host, id, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max").await;
+    assert_eq!(held.stdout, format!("{}\n", u64::from(nodes[0].size.memory_mib) << 20), "{held:?}");
     // No mount of a node is seen by the host.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains("/run/docklet/"), "{mounts}");
