@@ -144,6 +144,9 @@ pub struct Tree {
     pub links: Vec<(String, PathBuf)>,
 }
 
+/// Names that systemd makes where they are missing. In a node it cannot, and would say so on the console.
+const JOINED: [(&str, &str); 2] = [("net_cls", "net_cls,net_prio"), ("net_prio", "net_cls,net_prio")];
+
 /// What a node's tree is made of, where the worker has it made of bind mounts. A mount of a hierarchy of version 1
 /// looks at every control group of the machine, whether it succeeds or not, and each node would do fourteen: ten by
 /// liblxc, and four by a systemd that looks for more. A bind mount of the node's own group shows the same.
@@ -160,6 +163,12 @@ pub fn tree() -> Option<Tree> {
             tree.directories.push(name);
         } else if let Ok(target) = fs::read_link(entry.path()) {
             tree.links.push((name, target));
+        }
+    }
+    for (name, target) in JOINED {
+        let there = tree.directories.iter().any(|d| d == name) || tree.links.iter().any(|(link, _)| link == name);
+        if !there {
+            tree.links.push((name.to_owned(), PathBuf::from(target)));
         }
     }
     tree.directories.sort();
