@@ -51,7 +51,14 @@ impl Client {
         Pin::new(&mut self.stream)
     }
 
-    /// Reads into the buffer. One that waits holds no room.
+    /// Gives back what was needed for large pieces, before it waits.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > ROOM {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Reads into the buffer. One that waits for its first bytes holds no room.
     pub fn poll_more(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
         ready!(self.stream.poll_read_ready(cx))?;
         self.buffer.reserve(room);

@@ -61,7 +61,7 @@ where
     let server = Server::build().workers(threads.get()).shutdown_timeout(STOP).disable_signals();
     let stopping = server.graceful_shutdown_signal();
     let server = server.listen("docklet", listener, move || {
-        let stopping = stopping.clone();
+        let (stopping, ours) = (stopping.clone(), stopping.clone());
         let portal = portal().into_factory().map_err(|error| error.error_response());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -80,12 +80,13 @@ where
         fn_factory(move || {
             let http = http.new_service(());
             let apps = Rc::new(Apps::new(Arc::clone(&proxy)));
+            let stopping = ours.clone();
             async move {
                 let http = Rc::new(http.await?);
                 Ok::<_, ()>(fn_service(move |stream: TcpStream| {
-                    let (apps, http) = (Rc::clone(&apps), Rc::clone(&http));
+                    let (apps, http, stopping) = (Rc::clone(&apps), Rc::clone(&http), stopping.clone());
                     async move {
-                        connection(&apps, &*http, stream).await;
+                        connection(&apps, &*http, stream, stopping.notified()).await;
                         Ok::<_, ()>(())
                     }
                 }))
@@ -95,19 +96,27 @@ where
     Ok(server.run())
 }
 
-/// Serves one connection to its end.
-async fn connection<H>(apps: &Apps, http: &H, stream: TcpStream)
+/// Serves one connection to its end. Once the server is `stopping` none is kept without a request.
+async fn connection<H>(apps: &Apps, http: &H, stream: TcpStream, stopping: impl Future<Output = ()>)
 where
     H: Service<(PortalStream, Option<std::net::SocketAddr>)>,
     H::Error: std::fmt::Display,
 {
     let peer = stream.peer_addr().ok();
     let (mut client, mut alarm) = (Client::new(stream), Alarm::new());
+    let mut stopping = std::pin::pin!(stopping);
+    let mut stops = false;
     // One that was just opened has something to say.
     let mut patience = HEAD;
     loop {
+        client.shrink();
         let mut waiting = Waiting { since: Instant::now(), patience };
-        let next = poll_fn(|cx| poll_head(cx, &mut client, &mut alarm, &mut waiting)).await;
+        let next = poll_fn(|cx| {
+            let next = poll_head(cx, &mut client, &mut alarm, &mut waiting);
+            stops = stops || (next.is_pending() && stopping.as_mut().poll(cx).is_ready());
+            if stops && client.buffer.is_empty() { Poll::Ready(Incoming::Nothing) } else { next }
+        })
+        .await;
         client = match next {
             Incoming::Head(size, head) if apps.proxy.is_for_apps(&head) => {
                 client.buffer.advance(size);
@@ -124,6 +133,7 @@ where
                 // Its own place in memory: it is as large as all else together.
                 if let Err(error) = Box::pin(http.call((stream, peer))).await {
                     tracing::debug!(%error, "a connection to the portal broke");
+                    return;
                 }
                 match lent.take_back() {
                     Some(client) => client,

@@ -15,7 +15,7 @@ use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Proxy;
-use super::client::{self, Client, LARGE_ROOM};
+use super::client::{self, Client, ROOM};
 use super::wire::body::Rest;
 use super::wire::request::Head;
 
@@ -106,7 +106,10 @@ impl Shared {
                     Ok(Some((_, head))) if proxy.is_for_apps(&head) => self.passing = Passing::Withheld,
                     Ok(Some((length, head))) => {
                         self.passing = match head.body() {
-                            Ok(body) if !head.names_websocket() => Passing::Request { head: length, body },
+                            Ok(body) if !head.names_websocket() && head.keeps() => {
+                                Passing::Request { head: length, body }
+                            }
+                            // The last one, whatever comes after it.
                             Ok(_) | Err(_) => Passing::Everything,
                         };
                     }
@@ -130,7 +133,7 @@ impl AsyncRead for PortalStream {
             if matches!(shared.passing, Passing::Withheld) {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(shared.client.poll_more(cx, LARGE_ROOM))? == 0 {
+            if ready!(shared.client.poll_more(cx, ROOM))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -64,6 +64,23 @@ async fn requests_for_the_portal_and_for_apps_share_a_connection() {
     assert_eq!(seen.requests(), 7);
 }
 
+/// A connection without a request holds up no stop.
+#[actix_web::test]
+async fn an_idle_connection_ends_when_the_server_stops() {
+    let door = Door::open().await;
+    let (at, _) = canned(OK).await;
+    let alice = door.person("alice", Role::User).await;
+    let app = door.app("alice", at);
+    let cookie = door.app_cookie(&alice, &app).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", door.host(&app));
+    let (mut stream, mut have) = (TcpStream::connect(door.at).await.unwrap(), Vec::new());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(answer(&mut stream, &mut have).await.text(), "ok");
+    let stopped = tokio::time::timeout(Duration::from_millis(900), door.stop()).await;
+    assert!(stopped.is_ok(), "the stop waited for a connection without a request");
+    assert!(closes_within(&mut stream, Duration::from_millis(100)).await);
+}
+
 #[actix_web::test]
 async fn what_hides_in_a_portal_request_reaches_no_app() {
     let door = Door::open().await;

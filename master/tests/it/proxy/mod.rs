@@ -183,6 +183,11 @@ impl Door {
         }
     }
 
+    /// Stops the server as the programs do.
+    pub async fn stop(&self) {
+        self.server.stop(true).await;
+    }
+
     pub async fn person(&self, name: &str, role: Role) -> Person {
         let user = self.db.create_user(&name.parse().unwrap(), "no hash", role, Micros::now()).await.unwrap();
         let (token, _) = self.sessions.begin(user.id, SessionKind::Portal, "test", "127.0.0.1").await.unwrap();
