@@ -93,13 +93,13 @@ fn start(request: &TerminalRequest) -> Result<(), ShellError> {
             match outcome {
                 Ok(pid) => {
                     drop(theirs);
-                    Holder::new(listener, master, pid).run();
+                    Holder::new(name, listener, master, pid).run();
                 }
                 Err(e) => {
                     let _ = theirs.write_all(chain(&e).as_bytes());
+                    let _ = std::fs::remove_file(&name);
                 }
             }
-            let _ = std::fs::remove_file(&name);
             // SAFETY: ends the holder without running what the helper registered to run at exit.
             unsafe { libc::_exit(0) }
         }
@@ -264,6 +264,8 @@ impl Client {
 }
 
 struct Holder {
+    /// The socket's file.
+    name: String,
     listener: UnixListener,
     master: File,
     shell: i32,
@@ -290,9 +292,10 @@ struct Ready {
 }
 
 impl Holder {
-    fn new(listener: UnixListener, master: OwnedFd, shell: i32) -> Self {
+    fn new(name: String, listener: UnixListener, master: OwnedFd, shell: i32) -> Self {
         let _ = nonblocking(&master);
         Self {
+            name,
             listener,
             master: master.into(),
             shell,
@@ -454,6 +457,8 @@ impl Holder {
 
     /// Ends the shell if it still runs, and tells the client the rest and the exit code.
     fn end(mut self) {
+        // Before anyone is told: whoever opens the session after that gets another shell, and not this one's last breath.
+        let _ = std::fs::remove_file(&self.name);
         let code = self.reap();
         // What the shell wrote last is still in the pty.
         for _ in 0..64 {
