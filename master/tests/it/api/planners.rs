@@ -134,13 +134,23 @@ async fn check(store: &dyn Store, keys: &Keys) {
     assert!(wanted.is_empty(), "nothing is counted of {wanted:?}");
 }
 
+/// What each user does, and how the masters' watches lie meanwhile. What hosts see is right.
+#[derive(Clone, Copy)]
+struct Load {
+    rounds: usize,
+    /// So many names each gives to vclusters, of at most so many nodes.
+    vclusters: u64,
+    nodes: u64,
+    lies: Lies,
+}
+
 /// One user's doings, at this master and at that.
-async fn user(masters: Vec<Arc<Vclusters>>, name: UserName, seed: u64, rounds: usize) {
+async fn user(masters: Vec<Arc<Vclusters>>, name: UserName, seed: u64, doings: Load) {
     let mut dice = Dice(seed);
-    for _ in 0..rounds {
+    for _ in 0..doings.rounds {
         let at = &masters[usize::try_from(dice.below(masters.len() as u64)).unwrap()];
-        let vcluster: VclusterName = format!("v{}", dice.below(3)).parse().unwrap();
-        let count = u32::try_from(1 + dice.below(5)).unwrap();
+        let vcluster: VclusterName = format!("v{}", dice.below(doings.vclusters)).parse().unwrap();
+        let count = u32::try_from(1 + dice.below(doings.nodes)).unwrap();
         let action = match dice.below(6) {
             0 | 1 => {
                 let new = NewVcluster {
@@ -172,8 +182,7 @@ fn vclusters(master: &Master) -> Arc<Vclusters> {
     master.assembly.as_ref().unwrap().parts.vclusters.clone()
 }
 
-/// `lies`: how the masters' watches lie. What hosts see is right.
-async fn load(store: Arc<dyn Store>, rounds: usize, lies: Lies) {
+async fn load(store: Arc<dyn Store>, doings: Load) {
     let (dir, access) = (directory(), Arc::default());
     let db = Db::open_file(&dir.path().join("docklet.db")).await.unwrap();
     let hash = hash_now(&Password::parse(PASSWORD).unwrap()).unwrap();
@@ -183,7 +192,7 @@ async fn load(store: Arc<dyn Store>, rounds: usize, lies: Lies) {
     }
     let (mut masters, mut watches) = (Vec::new(), Vec::new());
     for n in 0..3 {
-        let own = Unreliable::new(store.clone(), n, lies);
+        let own = Unreliable::new(store.clone(), n, doings.lies);
         watches.push(own.clone());
         let extra = format!("HOST_NAME=front{n}\nUSER_MAX_CPU=64\nUSER_MAX_MEMORY_MIB=65536\nMEMORY_OVERCOMMIT=1");
         masters.push(master(dir.path(), &extra, db.clone(), Arc::new(own), Arc::clone(&access)).await.0);
@@ -197,7 +206,7 @@ async fn load(store: Arc<dyn Store>, rounds: usize, lies: Lies) {
     let users: Vec<_> = names
         .iter()
         .enumerate()
-        .map(|(n, name)| tokio::spawn(user(all.clone(), name.clone(), n as u64, rounds)))
+        .map(|(n, name)| tokio::spawn(user(all.clone(), name.clone(), n as u64, doings)))
         .collect();
     while !users.iter().all(tokio::task::JoinHandle::is_finished) {
         check(store.as_ref(), &keys).await;
@@ -232,18 +241,20 @@ async fn load(store: Arc<dyn Store>, rounds: usize, lies: Lies) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
-    load(Arc::new(MemoryStore::new()), 60, Lies::default()).await;
+    load(Arc::new(MemoryStore::new()), Load { rounds: 60, vclusters: 3, nodes: 5, lies: Lies::default() }).await;
 }
 
 /// What a master missed it cannot know; what it must not do without knowing is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_watches_that_swallow_and_come_late() {
     let lies = Lies { swallowed: 5, ended: 1, late_millis: 20, ..Lies::default() };
-    load(Arc::new(MemoryStore::new()), 60, lies).await;
+    load(Arc::new(MemoryStore::new()), Load { rounds: 60, vclusters: 3, nodes: 5, lies }).await;
+    // Each waits for room, which now one master sees come free and now another.
+    load(Arc::new(MemoryStore::new()), Load { rounds: 150, vclusters: 6, nodes: 1, lies }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_etcd() {
     let (_etcd, store) = etcd().await;
-    load(Arc::new(store), 40, Lies::default()).await;
+    load(Arc::new(store), Load { rounds: 40, vclusters: 3, nodes: 5, lies: Lies::default() }).await;
 }
