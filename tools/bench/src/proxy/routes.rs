@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::site::{Door, Site, SiteError};
 
 /// What the proxy says of a port that took the connection and does not speak HTTP, which `sshd` does not.
-const REACHED: &str = "The app broke off";
+const REACHED: &str = "something that is not HTTP";
 const SSH: u16 = 22;
 
 /// Makes a node and asks for its port 22 all the time from before it is there. Milliseconds from the answer that the node
