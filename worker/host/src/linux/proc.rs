@@ -21,6 +21,13 @@ struct Stat {
     start: u64,
 }
 
+impl Stat {
+    /// A zombie does not.
+    const fn runs(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+}
+
 fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The command name stands in parentheses and may hold anything, parentheses too: count from the last one.
@@ -42,7 +49,7 @@ impl Process {
 
     /// Whether it still runs (a zombie does not).
     pub fn alive(self) -> bool {
-        stat(self.pid).is_some_and(|s| s.start == self.start && s.state != b'Z' && s.state != b'X')
+        stat(self.pid).is_some_and(|s| s.start == self.start && s.runs())
     }
 
     pub fn parent(self) -> Option<Self> {
@@ -87,7 +94,8 @@ pub fn all() -> Vec<i32> {
 /// that a node was rebooted from within, so that its monitor has a new child.
 pub fn init_below(parent: Process) -> Option<Process> {
     all().into_iter().find_map(|pid| {
-        let child = stat(pid).filter(|s| s.ppid == parent.pid)?;
+        // One that has ended and waits for its parent to notice is none: it would be taken for the node come back.
+        let child = stat(pid).filter(|s| s.ppid == parent.pid && s.runs())?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
         let is_init = numbers.split_whitespace().count() > 1 && numbers.split_whitespace().next_back() == Some("1");

@@ -228,6 +228,29 @@ async fn what_runs_without_a_file_is_seen_and_can_be_ended() {
     world.assert_clean().await;
 }
 
+/// An init that has ended is not taken for one that came back, for as long as its monitor has not noticed: each death would
+/// count twice, and the third in a row is a node that is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_nobody_has_buried_does_not_run() {
+    let (world, linux) = world().await;
+    let (vcluster, nodes) = cluster(&world, 0, 1);
+    let (host, id) = (&linux.host, nodes[0].id);
+    let init = world.bring_up(&vcluster, &nodes[0]).await;
+    let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    let monitor = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    let signal = |name: &str, pid: &str| assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
+    signal("-STOP", &monitor);
+    signal("-KILL", &init.to_string());
+    tokio::time::timeout(READY, host.wait_end(id)).await.expect("init ended");
+    let it = host.observe().await.unwrap().nodes[&id].clone();
+    assert!(it.init_pid.is_none() && !it.ready && it.unsettled, "{it:?}");
+    signal("-CONT", &monitor);
+    eventually("its monitor has cleaned up", async || !host.observe().await.unwrap().nodes[&id].unsettled).await;
+    world.bring_up(&vcluster, &nodes[0]).await;
+    world.take_down(&vcluster, &nodes).await;
+    world.assert_clean().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_cleans_up_after_a_dead_monitor() {
     let (world, linux) = world().await;
