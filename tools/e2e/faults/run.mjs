@@ -45,7 +45,7 @@ async function bring({ bed: kind = {} }, random) {
 }
 
 async function take() {
-  await site?.watch.end();
+  await Promise.all([site?.watch.end(), site?.load.abandon()]);
   site = undefined;
   await bed.down();
 }

@@ -22,6 +22,7 @@ export class Load {
   mayMiss = false;
   #users;
   #going = false;
+  #abandoned = false;
   #tasks = [];
 
   constructor(random, { users = 3, slots = 2, nodes = 3 } = {}) {
@@ -41,6 +42,12 @@ export class Load {
     this.#going = false;
     await Promise.all(this.#tasks);
     this.#tasks = [];
+  }
+
+  // Gives up what has no answer yet: the testbed goes, and what comes after it is not this load's.
+  async abandon() {
+    this.#abandoned = true;
+    await this.rest();
   }
 
   async #work(user) {
@@ -106,7 +113,7 @@ export class Load {
     const deadline = began + PATIENCE;
     let last;
     let later = 200;
-    for (let tries = 0; Date.now() < deadline; tries += 1) {
+    for (let tries = 0; Date.now() < deadline && !this.#abandoned; tries += 1) {
       if (tries > 0) {
         this.counts.repeated += 1;
         await pause(later);
