@@ -21,6 +21,7 @@ readonly PARTS=(shell lint rust front-end docs end-to-end booted-ahead hosts fau
 readonly NAMED_PARTS=(scale kernel)
 
 RESULTS=()
+FAILURES=()
 PASSED=0
 FAILED=0
 
@@ -112,6 +113,18 @@ count() {
     tail -n 1
 }
 
+# What a part that failed said last of it, once more at the end, where it is looked for.
+told_of() {
+  say
+  say "== $1 failed:"
+  # The runner of end-to-end tests repeats what failed after this line.
+  if grep -q '^✖ failing tests:' "$LOGS/$1"; then
+    awk '/^✖ failing tests:/ { told = 1 } /^✔|^▶/ { told = 0 } told' "$LOGS/$1" | head -n 120
+  else
+    tail -n 40 "$LOGS/$1"
+  fi
+}
+
 run_part() {
   local part=$1 start=$EPOCHREALTIME outcome=passed passed failed
   say
@@ -123,6 +136,7 @@ run_part() {
   if [[ $outcome == passed ]]; then
     PASSED=$((PASSED + ${passed:-1}))
   else
+    FAILURES+=("$part")
     PASSED=$((PASSED + ${passed:-0}))
     # A part can fail without a test that does: it did not compile, say.
     FAILED=$((FAILED + (${failed:-0} > 0 ? failed : 1)))
@@ -147,6 +161,7 @@ main() {
   ./prepare.sh
   [[ $# -gt 0 ]] || set -- "${PARTS[@]}"
   for part in "$@"; do run_part "$part"; done
+  for part in ${FAILURES[@]+"${FAILURES[@]}"}; do told_of "$part"; done
   say
   printf '%s\n' "${RESULTS[@]}"
   say "$PASSED passed, $FAILED failed"

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::id::{NodeId, VclusterId};
-use crate::name::{ImageName, UserName};
+use crate::name::{HostName, ImageName, UserName};
 
 /// How one program proves who it is: PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,5 +185,10 @@ impl Paths {
     #[must_use]
     pub fn user_data(&self, user: &UserName) -> PathBuf {
         self.global().join("users").join(user.as_str()).join("data")
+    }
+    /// Where a host makes it, before it is put in its place. No user's name begins with a dot.
+    #[must_use]
+    pub fn user_draft(&self, user: &UserName, host: &HostName) -> PathBuf {
+        self.global().join("users").join(format!(".new-{host}-{user}"))
     }
 }

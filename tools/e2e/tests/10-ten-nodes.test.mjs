@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { readFile, stat } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
-import { PREFIX, api, audit, cli, etcdPid, eventually, master, pid, rootPassword, signIn, worker } from '../lib/site.mjs';
+import { PORTAL, PREFIX, api, audit, cli, etcdPid, eventually, master, pid, rootPassword, signIn, worker } from '../lib/site.mjs';
 
 let docklet;
 let rest;
@@ -99,9 +99,12 @@ test('exec passes input, output and the exit code', async () => {
 for (const victim of ['docklet-worker', 'docklet-master', 'etcd']) {
   test(`kill -9 of ${victim} stops no node, and afterwards everything works`, async () => {
     const before = await initPids();
-    process.kill(victim === 'etcd' ? await etcdPid() : await pid(victim), 'SIGKILL');
+    const killed = victim === 'etcd' ? await etcdPid() : await pid(victim);
+    process.kill(killed, 'SIGKILL');
     if (victim === 'docklet-worker') await worker('start');
     if (victim === 'docklet-master') await master('start');
+    if (victim === 'etcd') await eventually('the master has started it again', async () => (await etcdPid()) !== killed);
+    await eventually('it is ready again', async () => (await fetch(`${PORTAL}/readyz`)).ok);
     await eventually('ten nodes are shown running', async () => {
       const { body } = await rest('GET', '/vclusters/demo');
       return body.status === 'running' && body.nodes_ready === 10;

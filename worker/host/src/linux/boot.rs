@@ -240,7 +240,11 @@ impl Containers for LinuxHost {
         if run::look(&self.state(node.id)) == State::Unclear {
             self.clear_half_started(node.id).await.map_err(|e| failed("boot_failed", &what, &e))?;
         }
-        let home = Home { data: self.inner.paths.user_data(&node.owner), owner: node.range.first_id() };
+        let home = Home {
+            data: self.inner.paths.user_data(&node.owner),
+            draft: self.inner.paths.user_draft(&node.owner, &self.inner.name),
+            owner: node.range.first_id(),
+        };
         self.inner.share.home(&self.program, home).await?;
         let request = self.start_request(node, vcluster)?;
         run::announce(&request.state).map_err(|e| failed("boot_failed", &what, &e))?;

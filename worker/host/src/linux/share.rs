@@ -14,13 +14,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{helper, machine, private_directory};
+use super::{helper, machine, private_directory, remove_tree};
 use crate::{HostError, Result};
 
 /// The code of every failure of the directory, and the name of its check.
@@ -48,6 +47,8 @@ pub struct ShareRequest {
 #[serde(deny_unknown_fields)]
 pub struct Home {
     pub data: PathBuf,
+    /// Where this host makes it before it is put in its place.
+    pub draft: PathBuf,
     /// The host's id of the root of the user's nodes.
     pub owner: u32,
 }
@@ -84,18 +85,31 @@ pub fn look(request: &ShareRequest) -> std::result::Result<(), Reason> {
     })
 }
 
-/// Never changed once it is there.
+/// Never changed once it is there. It is made apart and put in its place whole: a client of GlusterFS that makes a directory
+/// while another client looks for it may go on with one that nobody else has, and later with none ("stale file handle").
 fn make_home(home: &Home) -> io::Result<()> {
+    let (Some(place), Some(name)) = (home.data.parent(), home.data.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     if home.data.is_dir() {
         return Ok(());
     }
-    private_directory(home.data.parent().unwrap_or(Path::new("/")))?;
-    match fs::DirBuilder::new().mode(0o700).create(&home.data) {
+    // What a helper left that was ended.
+    remove_tree(&home.draft)?;
+    let draft = home.draft.join(name);
+    private_directory(&draft)?;
+    std::os::unix::fs::chown(&draft, Some(home.owner), Some(home.owner))?;
+    let placed = match fs::rename(&home.draft, place) {
         // Another host was quicker.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e),
-        Ok(()) => std::os::unix::fs::chown(&home.data, Some(home.owner), Some(home.owner)),
-    }
+        Err(_) if home.data.is_dir() => Ok(()),
+        // The place has been there without the data.
+        Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
+            fs::rename(&draft, &home.data)
+        }
+        other => other,
+    };
+    let removed = remove_tree(&home.draft);
+    placed.and(removed)
 }
 
 /// A helper that was asked and has not answered yet.
@@ -183,6 +197,60 @@ impl Share {
                 done = &mut work => return done,
                 () = tokio::time::sleep(ASK_AGAIN) => self.answers(program).await?,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn home(users: &Path, host: &str) -> Home {
+        Home { data: users.join("ada/data"), draft: users.join(format!(".new-{host}-ada")), owner: 1_000_000 }
+    }
+
+    fn names(of: &Path) -> Vec<String> {
+        fs::read_dir(of).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_users_data_is_made_once_and_nothing_else_is_left() {
+        let users = tempfile::tempdir().unwrap();
+        let users = users.path();
+        make_home(&home(users, "h1")).unwrap();
+        let made = fs::metadata(users.join("ada/data")).unwrap();
+        assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (1_000_000, 1_000_000, 0o700));
+        fs::write(users.join("ada/data/file"), "kept").unwrap();
+        make_home(&home(users, "h2")).unwrap();
+        assert_eq!(fs::metadata(users.join("ada/data")).unwrap().ino(), made.ino());
+        assert_eq!(names(users), ["ada"]);
+        // Something else of the user's is there, and a helper was ended halfway.
+        fs::remove_dir_all(users.join("ada/data")).unwrap();
+        fs::write(users.join("ada/other"), "").unwrap();
+        fs::create_dir_all(users.join(".new-h1-ada/half")).unwrap();
+        make_home(&home(users, "h1")).unwrap();
+        assert_eq!(fs::metadata(users.join("ada/data")).unwrap().uid(), 1_000_000);
+        assert!(users.join("ada/other").exists());
+        assert_eq!(names(users), ["ada"]);
+    }
+
+    #[test]
+    fn of_hosts_that_make_it_at_once_one_does() {
+        let users = tempfile::tempdir().unwrap();
+        let users = users.path();
+        for _ in 0..50 {
+            std::thread::scope(|scope| {
+                for host in ["h1", "h2", "h3"] {
+                    scope.spawn(move || {
+                        make_home(&home(users, host)).unwrap();
+                        fs::write(users.join("ada/data").join(host), "").unwrap();
+                    });
+                }
+            });
+            assert_eq!(names(&users.join("ada/data")).len(), 3, "none took it from under another");
+            assert_eq!(names(users), ["ada"]);
+            fs::remove_dir_all(users.join("ada")).unwrap();
         }
     }
 }
