@@ -17,6 +17,7 @@ use crate::app::apps::Apps;
 use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
+use crate::app::maintenance::Maintenances;
 use crate::app::masters::{Masters, ShowUpError};
 use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
@@ -124,6 +125,7 @@ impl Assembly {
             )),
             hosts: Arc::new(Hosts::new(store.clone(), keys.clone(), view.clone())),
             masters,
+            maintenances: Arc::new(Maintenances::new(store.clone(), &keys, view.clone())),
             idempotency: Idempotency::new(db.clone()),
             portal: PortalAddress::new(&config.portal_url),
             metrics: Arc::new(Metrics::new()),

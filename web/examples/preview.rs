@@ -15,9 +15,9 @@ use docklet_types::view::{
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
-    ImagesPage, JupyterPage, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, PortForm, QuickCreate,
-    ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
-    VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets,
+    ImagesPage, JupyterPage, MaintenanceForm, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, Notice,
+    PasswordForm, PortForm, QuickCreate, ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme,
+    UserDeletePage, UserForm, UsersPage, VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets,
 };
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -452,7 +452,15 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
         nodes_ready: 0,
         ..host.clone()
     };
-    p.write("hosts-empty", &HostsPage { shell: p.root(Nav::Hosts), hosts: vec![], masters: vec![] })?;
+    p.write(
+        "hosts-empty",
+        &HostsPage {
+            shell: p.root(Nav::Hosts),
+            hosts: vec![],
+            masters: vec![],
+            maintenance: MaintenanceForm::default(),
+        },
+    )?;
     let master = |name: &str, here| MasterView {
         name: name.to_owned(),
         address: "10.0.0.11:8000".to_owned(),
@@ -466,6 +474,22 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
             shell: p.root(Nav::Hosts),
             hosts: vec![host.clone(), lost.clone()],
             masters: vec![master("front-1", true), master("front-2", false)],
+            maintenance: MaintenanceForm {
+                message: "A new switch is put in.".to_owned(),
+                minutes: "0".to_owned(),
+                errors: Errors::one("minutes", "Give a number of minutes from 1 to 43200."),
+            },
+        },
+    )?;
+    let notice =
+        Notice { message: "A new switch is put in; nodes go on.".to_owned(), until: Some(p.now.plus_seconds(7500)) };
+    p.write(
+        "hosts-maintenance",
+        &HostsPage {
+            shell: p.root(Nav::Hosts).with_notice(Some(notice)),
+            hosts: vec![host.clone()],
+            masters: vec![],
+            maintenance: MaintenanceForm::default(),
         },
     )?;
     let list = vec![

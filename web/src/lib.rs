@@ -21,7 +21,7 @@ pub use form::{Errors, FieldError};
 pub use live::Fragment;
 pub use pages::account::{AccountPage, PasswordForm, SessionRow};
 pub use pages::home::{HomeCards, HomePage, HomeQuota, HomeState, HomeVcluster, QuickCreate};
-pub use pages::hosts::{HostNode, HostPage, HostsPage};
+pub use pages::hosts::{HostNode, HostPage, HostsPage, MaintenanceForm};
 pub use pages::images::ImagesPage;
 pub use pages::jupyter::{JupyterPage, JupyterProgress};
 pub use pages::new::{NewFit, NewForm, NewPage};
@@ -33,4 +33,4 @@ pub use pages::vcluster::{
     NodeApp, PortForm, ScaleForm, VclusterApps, VclusterDeletePage, VclusterHeader, VclusterNext, VclusterNodes,
     VclusterPage, VclusterPorts, VclusterState, VclusterTimeline,
 };
-pub use shell::{Flash, FlashKind, Nav, Shell, Theme, Viewer};
+pub use shell::{Flash, FlashKind, Nav, Notice, Shell, Theme, Viewer};

@@ -118,6 +118,15 @@ impl Flash {
     }
 }
 
+/// Maintenance is on: what everybody reads on top of every page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// May be empty.
+    pub message: String,
+    /// When it is expected to be over.
+    pub until: Option<Micros>,
+}
+
 /// What every page has around its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shell {
@@ -126,6 +135,7 @@ pub struct Shell {
     pub theme: Theme,
     pub nav: Nav,
     pub flash: Option<Flash>,
+    pub notice: Option<Notice>,
     /// The clock's reading, for relative times.
     pub now: Micros,
 }
@@ -134,18 +144,24 @@ impl Shell {
     /// A signed-in person's shell.
     #[must_use]
     pub fn new(viewer: Viewer, theme: Theme, nav: Nav, now: Micros) -> Self {
-        Self { viewer: Some(viewer), theme, nav, flash: None, now }
+        Self { viewer: Some(viewer), theme, nav, flash: None, notice: None, now }
     }
 
     /// For people who are not signed in.
     #[must_use]
     pub fn public(theme: Theme, now: Micros) -> Self {
-        Self { viewer: None, theme, nav: Nav::None, flash: None, now }
+        Self { viewer: None, theme, nav: Nav::None, flash: None, notice: None, now }
     }
 
     #[must_use]
     pub fn with_flash(mut self, flash: Option<Flash>) -> Self {
         self.flash = flash;
+        self
+    }
+
+    #[must_use]
+    pub fn with_notice(mut self, notice: Option<Notice>) -> Self {
+        self.notice = notice;
         self
     }
 

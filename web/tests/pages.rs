@@ -13,9 +13,9 @@ use docklet_types::view::{
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
-    ImagesPage, JupyterPage, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm, PortForm, QuickCreate,
-    ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage, UserForm, UsersPage,
-    VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets, live,
+    ImagesPage, JupyterPage, MaintenanceForm, Nav, NewFit, NewForm, NewPage, NodeApp, NotFoundPage, PasswordForm,
+    PortForm, QuickCreate, ScaleForm, SessionRow, Shell, SignInPage, Template, TerminalPage, Theme, UserDeletePage,
+    UserForm, UsersPage, VclusterDeletePage, VclusterPage, VclusterState, Viewer, assets, live,
 };
 
 /// Breaks out of text, of an attribute in either quotes, and of an address.
@@ -294,7 +294,9 @@ fn all_pages() -> askama::Result<Vec<String>> {
         here: true,
     };
     let masters = vec![master(), master()];
-    pages.push(HostsPage { shell: shell(), hosts: vec![host()], masters }.render()?);
+    pages.push(
+        HostsPage { shell: shell(), hosts: vec![host()], masters, maintenance: MaintenanceForm::default() }.render()?,
+    );
     let tenant = HostNode { owner: hostile(), vcluster: hostile(), node: node(Status::Failed) };
     pages.push(HostPage { shell: shell(), host: host(), nodes: vec![tenant] }.render()?);
     pages.push(ImagesPage { shell: shell(), images: vec![image()] }.render()?);

@@ -4,9 +4,9 @@ use docklet_types::port::Protocol;
 use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
 use docklet_types::view::{
-    AppView, ChangeHost, ChangeUser, ChangeVcluster, CreateUser, CreateVcluster, Exec, ExecResult, FitView, HostView,
-    ImageView, Logs, MasterView, Me, MoveNodes, NodeView, OperationView, PortView, PublishPort, Session, SignIn,
-    UserView, VclusterView,
+    AppView, BeginMaintenance, ChangeHost, ChangeUser, ChangeVcluster, CreateUser, CreateVcluster, Exec, ExecResult,
+    FitView, HostView, ImageView, Logs, MaintenanceView, MasterView, Me, MoveNodes, NodeView, OperationView, PortView,
+    PublishPort, Session, SignIn, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -298,6 +298,24 @@ impl Client {
     /// `not_allowed`; or the server cannot be reached.
     pub async fn masters(&self) -> Result<Vec<MasterView>> {
         self.ask(Call::new(Method::GET, &["masters"])).await
+    }
+
+    /// # Errors
+    /// The server refuses or cannot be reached.
+    pub async fn maintenance(&self) -> Result<MaintenanceView> {
+        self.ask(Call::new(Method::GET, &["maintenance"])).await
+    }
+
+    /// # Errors
+    /// `not_allowed`, `invalid`; or the server cannot be reached.
+    pub async fn begin_maintenance(&self, what: &BeginMaintenance) -> Result<MaintenanceView> {
+        self.ask(Call::with_body(Method::POST, &["maintenance"], what)).await
+    }
+
+    /// # Errors
+    /// `not_allowed`; or the server cannot be reached.
+    pub async fn end_maintenance(&self) -> Result<()> {
+        self.tell(Call::new(Method::DELETE, &["maintenance"])).await.map(drop)
     }
 
     /// # Errors

@@ -50,6 +50,8 @@ pub enum Key {
     Lost(HostName),
     /// `reports/<host>/lost`: nothing of that is left there.
     Cleared(HostName),
+    /// `settings/maintenance`: present while maintenance is on.
+    Maintenance,
 }
 
 /// Makes and reads keys of one installation.
@@ -119,6 +121,7 @@ impl Keys {
             Key::Move(id) => format!("{root}moves/{id}"),
             Key::Lost(host) => format!("{root}plans/{host}/lost"),
             Key::Cleared(host) => format!("{root}reports/{host}/lost"),
+            Key::Maintenance => format!("{root}settings/maintenance"),
         }
     }
 
@@ -148,6 +151,7 @@ impl Keys {
             ["moves", id] => Key::Move(id.parse().ok()?),
             ["plans", host, "lost"] => Key::Lost(host.parse().ok()?),
             ["reports", host, "lost"] => Key::Cleared(host.parse().ok()?),
+            ["settings", "maintenance"] => Key::Maintenance,
             _ => return None,
         })
     }
@@ -186,6 +190,7 @@ mod tests {
             Key::Move(node),
             Key::Lost(host.clone()),
             Key::Cleared(host),
+            Key::Maintenance,
         ] {
             assert_eq!(keys.read(&keys.write(&key)), Some(key));
         }

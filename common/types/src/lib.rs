@@ -11,6 +11,7 @@ pub mod image;
 pub mod join;
 pub mod kernel_names;
 pub mod label;
+pub mod maintenance;
 pub mod master;
 pub mod moves;
 pub mod name;

@@ -74,6 +74,8 @@ codes! {
     TooManyRequests = 429, "Too many attempts";
     Internal = 500, "Something went wrong on our side";
     BadGateway = 502, "The node did not answer";
+    /// An administrator has said so; `Retry-After` says when it is expected to be over.
+    Maintenance = 503, "Under maintenance";
     /// etcd or a host cannot be reached; `Retry-After` says when to try again.
     Unavailable = 503, "The cluster cannot take changes now";
 }

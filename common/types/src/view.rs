@@ -69,6 +69,39 @@ pub struct QuotaView {
     pub ports: u32,
 }
 
+/// `GET /api/v1/maintenance`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintenanceView {
+    /// While it is on only administrators create, start, retry and grow vclusters. What runs goes on.
+    pub on: bool,
+    /// What the administrator says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// When it is expected to be over, RFC 3339. It ends only when an administrator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Who said so; for administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// `POST /api/v1/maintenance`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BeginMaintenance {
+    /// At most 500 characters, one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "A new switch is put in.")]
+    pub message: Option<String>,
+    /// When it is expected to be over, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-01-31T18:00:00Z")]
+    pub until: Option<String>,
+}
+
 /// `POST /api/v1/vclusters`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use docklet_store::{Compare, Outcome, StoreError, Txn};
 use docklet_types::id::{NodeId, OperationId, VclusterId};
 use docklet_types::name::{NodeName, UserName, VclusterName};
 use docklet_types::port::PortMapping;
-use docklet_types::spec::{Usage, VclusterSpec, Wanted};
+use docklet_types::spec::{NodeSpec, Usage, VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{Role, VclusterView};
@@ -21,6 +21,7 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::create::{TRIES, new_node};
+use super::maintenance::UnderMaintenance;
 use super::vclusters::Vclusters;
 
 /// The change of a vcluster that lost nodes with their host.
@@ -64,6 +65,8 @@ pub enum ChangeError {
     #[error("nothing of the vcluster has failed")]
     NothingFailed,
     #[error(transparent)]
+    UnderMaintenance(UnderMaintenance),
+    #[error(transparent)]
     Refused(Refusal),
     #[error("too many changes at the same time")]
     Contended,
@@ -96,6 +99,9 @@ impl Vclusters {
     ) -> Result<VclusterView, ChangeError> {
         let (mut present, first) = self.decide(owner, name, action).await?;
         let id = present.spec.id;
+        if first.as_ref().is_some_and(|next| begins(&present.spec, next)) {
+            self.may_begin(actor).await.map_err(ChangeError::Db)?.map_err(ChangeError::UnderMaintenance)?;
+        }
         let mut next = Some(first);
         for _ in 0..TRIES {
             let decided = match next.take() {
@@ -289,6 +295,13 @@ pub(super) fn in_view(cluster: &Cluster, owner: &UserName, name: &VclusterName) 
         revision: spec.revision,
         usage: cluster.usage(owner).map(|u| (*u.value, u.revision)),
     })
+}
+
+/// Whether the change asks for work that is not there yet: another node, a start, another try.
+fn begins(spec: &VclusterSpec, next: &VclusterSpec) -> bool {
+    let starts = spec.wanted != Wanted::Running && next.wanted == Wanted::Running;
+    let tries = |next: &NodeSpec| spec.nodes.iter().find(|n| n.id == next.id).is_none_or(|n| n.attempt < next.attempt);
+    starts || next.nodes.iter().any(tries)
 }
 
 impl Present {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::Settings;
 use super::images::ImageError;
 use super::keys::{self, KeyError};
+use super::maintenance::UnderMaintenance;
 use super::vclusters::Vclusters;
 use crate::http::problem::sentence;
 
@@ -63,6 +64,8 @@ pub enum CreateError {
     NoSuchUser,
     #[error("the account is disabled")]
     Disabled,
+    #[error(transparent)]
+    UnderMaintenance(UnderMaintenance),
     #[error("its keys cannot be made")]
     Keys(#[source] KeyError),
     #[error("too many changes at the same time")]
@@ -144,6 +147,7 @@ impl Vclusters {
         new: NewVcluster,
         id: Option<VclusterId>,
     ) -> Result<VclusterView, CreateError> {
+        self.may_begin(actor).await.map_err(CreateError::Db)?.map_err(CreateError::UnderMaintenance)?;
         let id = id.unwrap_or_else(|| VclusterId::from_uuid(Uuid::now_v7()));
         let image = self.images.find(new.image.clone()).await.map_err(|e| match e {
             ImageError::Unknown(name) => CreateError::UnknownImage(name),

@@ -11,6 +11,7 @@ pub mod history;
 pub mod hosts;
 pub mod images;
 mod keys;
+pub mod maintenance;
 pub mod masters;
 pub mod moves;
 pub mod nodes;

@@ -72,7 +72,8 @@ impl WarmNodes {
 
     /// Keeps nodes ready for this user, in the background: whoever asks does not wait.
     pub fn expect(&self, owner: &UserName) {
-        if !self.is_on() {
+        // What is begun for nobody yet is begun by nobody's right.
+        if !self.is_on() || self.vclusters.view.maintenance().is_some() {
             return;
         }
         let (warm, owner) = (self.clone(), owner.clone());

@@ -3,12 +3,14 @@
 use docklet_master_plan::admit::Refusal;
 use docklet_store::StoreError;
 use docklet_types::problem::Code;
+use docklet_types::time::Micros;
 
 use super::problem::{ApiError, sentence};
 use crate::app::change::ChangeError;
 use crate::app::create::{CreateError, FieldError};
 use crate::app::hosts::HostError;
 use crate::app::images::ImageError;
+use crate::app::maintenance::{MaintenanceError, UnderMaintenance};
 use crate::app::moves::MoveError;
 use crate::app::nodes::NodeError;
 use crate::app::ports::PortError;
@@ -72,10 +74,34 @@ impl From<CreateError> for ApiError {
             CreateError::Disabled => {
                 Self::new(Code::AccountDisabled, "This account is disabled and cannot own new vclusters.")
             }
+            CreateError::UnderMaintenance(error) => error.into(),
             CreateError::Keys(error) => Self::internal(error),
             CreateError::Contended => contended(),
             CreateError::Store(error) => store(error),
             CreateError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<UnderMaintenance> for ApiError {
+    fn from(error: UnderMaintenance) -> Self {
+        let mut detail = "The cluster is under maintenance: nothing new is begun now. What runs goes on.".to_owned();
+        if let Some(until) = error.0.until {
+            detail.push_str(&format!(" It is expected to be over at {until}."));
+        }
+        if !error.0.message.is_empty() {
+            detail.push_str(&format!(" The administrator says: {}", error.0.message));
+        }
+        Self::new(Code::Maintenance, detail).retry_in(error.retry_in(Micros::now()))
+    }
+}
+
+impl From<MaintenanceError> for ApiError {
+    fn from(error: MaintenanceError) -> Self {
+        match error {
+            MaintenanceError::Field(error) => field(error),
+            MaintenanceError::Contended => contended(),
+            MaintenanceError::Store(error) => store(error),
         }
     }
 }
@@ -90,6 +116,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::NothingFailed => {
                 Self::new(Code::WrongState, "Nothing of the vcluster has failed, so there is nothing to try again.")
             }
+            ChangeError::UnderMaintenance(error) => error.into(),
             ChangeError::Refused(refusal) => refused(refusal),
             ChangeError::Contended => contended(),
             ChangeError::Store(error) => store(error),

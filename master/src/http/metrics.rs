@@ -55,6 +55,7 @@ pub struct Metrics {
     nodes_ready: Gauge,
     nodes_warm: Gauge,
     store_up: Gauge,
+    maintenance: Gauge,
     proxy_requests: Gauge,
     proxy_dials: Gauge,
     proxy_dial_failures: Gauge,
@@ -98,6 +99,7 @@ impl Metrics {
             nodes_ready: gauge("nodes_ready_count", "Nodes that are ready"),
             nodes_warm: gauge("nodes_warm_count", "Nodes booted and frozen for the next vclusters"),
             store_up: gauge("store_up_bool", "1 while the store answers"),
+            maintenance: gauge("maintenance_bool", "1 while maintenance is on"),
             proxy_requests: gauge("proxy_requests_count", "Requests to apps since the start"),
             proxy_dials: gauge("proxy_dials_count", "Connections made into nodes since the start"),
             proxy_dial_failures: gauge(
@@ -155,6 +157,7 @@ impl Metrics {
         self.nodes_ready.set(ready);
         self.nodes_warm.set(warm);
         self.store_up.set(i64::from(view.is_live()));
+        self.maintenance.set(i64::from(view.maintenance().is_some()));
         let counters = &proxy.counters;
         for (gauge, counter) in [
             (&self.proxy_requests, &counters.requests),

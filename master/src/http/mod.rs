@@ -11,6 +11,7 @@ pub mod health;
 pub mod hosts;
 pub mod idempotency;
 pub mod images;
+pub mod maintenance;
 pub mod masters;
 pub mod metrics;
 pub mod moves;
@@ -113,6 +114,12 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(delete().to(hosts::remove)),
         )
         .service(v1("/masters").route(read().to(masters::list)))
+        .service(
+            v1("/maintenance")
+                .route(read().to(maintenance::show))
+                .route(post().to(maintenance::begin))
+                .route(delete().to(maintenance::end)),
+        )
         .service(v1("/events").route(get().to(events::events)))
         .service(resource("/healthz").route(read().to(health::healthz)))
         .service(resource("/readyz").route(read().to(health::readyz)))

@@ -10,7 +10,9 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi};
 
 use super::problem::ApiError;
-use super::{events, health, hosts, images, masters, metrics, moves, nodes, ports, sessions, users, vclusters};
+use super::{
+    events, health, hosts, images, maintenance, masters, metrics, moves, nodes, ports, sessions, users, vclusters,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +24,8 @@ use super::{events, health, hosts, images, masters, metrics, moves, nodes, ports
         vclusters::start, vclusters::stop, vclusters::retry, moves::ask, vclusters::operations,
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
         ports::list, ports::publish, ports::unpublish,
-        images::list, hosts::list, hosts::get, hosts::change, hosts::remove, masters::list, events::events, health::healthz, health::readyz, metrics::show, show,
+        images::list, hosts::list, hosts::get, hosts::change, hosts::remove, masters::list,
+        maintenance::show, maintenance::begin, maintenance::end, events::events, health::healthz, health::readyz, metrics::show, show,
     ),
     components(schemas(Problem)),
     modifiers(&Security),

@@ -14,6 +14,7 @@ use crate::app::apps::Apps;
 use crate::app::history::History;
 use crate::app::hosts::Hosts;
 use crate::app::images::Images;
+use crate::app::maintenance::Maintenances;
 use crate::app::masters::Masters;
 use crate::app::moves::Moves;
 use crate::app::nodes::Nodes;
@@ -35,6 +36,7 @@ pub struct Parts {
     pub users: Arc<Users>,
     pub hosts: Arc<Hosts>,
     pub masters: Arc<Masters>,
+    pub maintenances: Arc<Maintenances>,
     pub moves: Arc<Moves>,
     pub warm: WarmNodes,
     pub images: Images,
@@ -66,6 +68,7 @@ impl Parts {
                 .app_data(web::Data::from(Arc::clone(&self.users)))
                 .app_data(web::Data::from(Arc::clone(&self.hosts)))
                 .app_data(web::Data::from(Arc::clone(&self.masters)))
+                .app_data(web::Data::from(Arc::clone(&self.maintenances)))
                 .app_data(web::Data::from(Arc::clone(&self.moves)))
                 .app_data(web::Data::from(Arc::clone(&self.view)))
                 .app_data(web::Data::from(Arc::clone(&self.gate)))

@@ -7,6 +7,7 @@ use docklet_store::keys::{Key, Keys};
 use docklet_store::mirror::{Mirror, View};
 use docklet_store::{Store, StoreError};
 use docklet_types::id::VclusterId;
+use docklet_types::maintenance::Maintenance;
 use docklet_types::master::MasterReport;
 use docklet_types::name::HostName;
 use parking_lot::RwLock;
@@ -34,7 +35,13 @@ impl ClusterView {
     /// Where the store does not answer.
     pub async fn start(store: Arc<dyn Store>, keys: Keys) -> Result<Arc<Self>, StoreError> {
         let prefix = keys.root().to_owned();
-        let fold = Fold { keys, cluster: Cluster::default(), masters: BTreeMap::new(), skipped: HashMap::new() };
+        let fold = Fold {
+            keys,
+            cluster: Cluster::default(),
+            masters: BTreeMap::new(),
+            maintenance: None,
+            skipped: HashMap::new(),
+        };
         Ok(Arc::new(Self {
             mirror: Mirror::start(store, prefix, fold).await?,
             waiting: RwLock::default(),
@@ -51,6 +58,12 @@ impl ClusterView {
     #[must_use]
     pub fn masters(&self) -> Vec<MasterReport> {
         self.mirror.read(|fold| fold.masters.values().cloned().collect())
+    }
+
+    /// Present while maintenance is on.
+    #[must_use]
+    pub fn maintenance(&self) -> Option<Rev<Maintenance>> {
+        self.mirror.read(|fold| fold.maintenance.clone())
     }
 
     /// Why nodes of the vcluster have no place.
@@ -134,6 +147,7 @@ struct Fold {
     keys: Keys,
     cluster: Cluster,
     masters: BTreeMap<HostName, MasterReport>,
+    maintenance: Option<Rev<Maintenance>>,
     /// Counters that were heard of and follow not on the ones that are known: they count once everything was listed.
     skipped: HashMap<Key, i64>,
 }
@@ -191,7 +205,9 @@ fn change(parsed: Key, key: &str, value: Option<&[u8]>, revision: i64) -> Option
         Key::HostSettings(host) => Change::HostSettings(host, document(key, value, revision).ok()?),
         Key::Alive(host) => Change::Alive(host, alive),
         // Read from the specs, or of no concern to planning.
-        Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) => return None,
+        Key::Name(..) | Key::Port(..) | Key::Joined(_) | Key::Token(_) | Key::Master(_) | Key::Maintenance => {
+            return None;
+        }
         Key::Move(id) => Change::Move(id, document(key, value, revision).ok()?),
         Key::Lost(host) => Change::Lost(host, document(key, value, revision).ok()?),
         Key::Cleared(host) => {
@@ -203,7 +219,11 @@ fn change(parsed: Key, key: &str, value: Option<&[u8]>, revision: i64) -> Option
 impl View for Fold {
     fn apply(&mut self, key: &str, value: Option<&[u8]>, revision: i64) {
         let Some(parsed) = self.keys.read(key) else { return };
-        if let Key::Master(name) = parsed {
+        if parsed == Key::Maintenance {
+            if let Ok(said) = document(key, value, revision) {
+                self.maintenance = said;
+            }
+        } else if let Key::Master(name) = parsed {
             let Ok(report) = document::<MasterReport>(key, value, revision) else { return };
             match report {
                 Some(report) => self.masters.insert(name, (*report.value).clone()),

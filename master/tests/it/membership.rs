@@ -192,6 +192,7 @@ fn of_each_kind(host: &HostName) -> Vec<Key> {
         Key::Move(node),
         Key::Lost(host.clone()),
         Key::Cleared(host.clone()),
+        Key::Maintenance,
     ];
     for key in &all {
         match key {
@@ -199,6 +200,7 @@ fn of_each_kind(host: &HostName) -> Vec<Key> {
             Key::HostAlloc(_) | Key::VclusterAlloc(_) | Key::NodePlan(..) | Key::VclusterPlan(..) => {}
             Key::NodeReport(..) | Key::VclusterReport(..) | Key::Host(_) | Key::HostSettings(_) | Key::Alive(_) => {}
             Key::Joined(_) | Key::Token(_) | Key::Master(_) | Key::Move(_) | Key::Lost(_) | Key::Cleared(_) => {}
+            Key::Maintenance => {}
         }
     }
     all

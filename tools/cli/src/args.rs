@@ -188,6 +188,9 @@ pub enum Command {
     /// Masters that are at work; for administrators.
     #[command(subcommand, visible_alias = "masters")]
     Master(MasterCommand),
+    /// Keep everybody but administrators from beginning anything new, for a while.
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Accounts; for administrators, but for one's own password.
     #[command(subcommand, visible_alias = "users")]
     User(UserCommand),
@@ -381,6 +384,23 @@ pub enum MasterCommand {
     /// List masters.
     #[command(visible_alias = "ls")]
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Whether maintenance is on.
+    Show,
+    /// Begin maintenance, or say something else of it; for administrators. What runs goes on.
+    On {
+        /// What everybody reads: one line.
+        #[arg(short, long, value_name = "TEXT")]
+        message: Option<String>,
+        /// How long it will probably take: seconds, or 30m, 4h. It ends only with `off`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        lasts: Option<Duration>,
+    },
+    /// End maintenance; for administrators.
+    Off,
 }
 
 #[derive(Debug, Subcommand)]

@@ -168,6 +168,7 @@ pub fn code_of(code: Code) -> u8 {
         | Code::TooManyRequests
         | Code::Internal
         | Code::BadGateway
+        | Code::Maintenance
         | Code::Unavailable => FAILED,
     }
 }
@@ -191,6 +192,7 @@ fn client_hint(error: &Error) -> String {
             (Code::Unavailable | Code::TooManyRequests, Some(after)) => {
                 format!("try again in {} s", after.as_secs().max(1))
             }
+            (Code::Maintenance, _) => "see how long: docklet maintenance show".to_owned(),
             (Code::Unavailable, None) => "try again in a moment".to_owned(),
             (Code::MethodNotAllowed, _) => "is the server of the same version as this command?".to_owned(),
             (Code::Internal, _) => "the server's log says more; an administrator can read it".to_owned(),

@@ -1,5 +1,6 @@
 //! Hosts, for administrators.
 
+use crate::form::Errors;
 use crate::shell::Shell;
 use crate::{assets, html, link};
 use askama::Template;
@@ -15,6 +16,21 @@ pub struct HostsPage {
     pub hosts: Vec<HostView>,
     /// The masters that are at work; shown where there are several.
     pub masters: Vec<MasterView>,
+    pub maintenance: MaintenanceForm,
+}
+
+impl HostsPage {
+    fn general_errors(&self) -> Vec<&str> {
+        self.maintenance.errors.general(&["message", "minutes"])
+    }
+}
+
+/// The form that begins maintenance, as it was typed.
+#[derive(Debug, Clone, Default)]
+pub struct MaintenanceForm {
+    pub message: String,
+    pub minutes: String,
+    pub errors: Errors,
 }
 
 /// A node with whom it belongs to.

@@ -24,11 +24,13 @@ pub enum Done {
     HostDrained,
     HostUndrained,
     HostRemoved,
+    MaintenanceBegun,
+    MaintenanceOver,
     NothingFailed,
 }
 
 impl Done {
-    const ALL: [(Self, &'static str); 14] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Deleting, "deleting"),
         (Self::PasswordChanged, "password"),
         (Self::SignedOutElsewhere, "sessions"),
@@ -42,6 +44,8 @@ impl Done {
         (Self::HostDrained, "host-drained"),
         (Self::HostUndrained, "host-undrained"),
         (Self::HostRemoved, "host-removed"),
+        (Self::MaintenanceBegun, "maintenance"),
+        (Self::MaintenanceOver, "maintenance-over"),
         (Self::NothingFailed, "nothing-failed"),
     ];
 
@@ -60,6 +64,8 @@ impl Done {
             Self::HostDrained => Flash::done(format!("The nodes of {name} are moved to other hosts, one by one.")),
             Self::HostUndrained => Flash::done(format!("No more nodes are moved away from {name}.")),
             Self::HostRemoved => Flash::done(format!("Host {name} is removed.")),
+            Self::MaintenanceBegun => Flash::done("Maintenance is on: only administrators begin anything new."),
+            Self::MaintenanceOver => Flash::done("Maintenance is over."),
             Self::NothingFailed => Flash::info("Nothing has failed, so there was nothing to try again."),
         }
     }

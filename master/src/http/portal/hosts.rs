@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::name::HostName;
 use docklet_types::view::ChangeHost;
-use docklet_web::{HostNode, HostPage, HostsPage, ImagesPage, Nav, link};
+use docklet_web::{HostNode, HostPage, HostsPage, ImagesPage, MaintenanceForm, Nav, link};
 
 use super::flash::{self, Done};
 use super::{go, page, shell};
@@ -27,10 +27,22 @@ pub async fn list(
     masters: web::Data<Masters>,
 ) -> Result<HttpResponse, ApiError> {
     actor.must_be_admin()?;
-    page(
-        StatusCode::OK,
-        &HostsPage { shell: shell(&request, &actor, Nav::Hosts), hosts: hosts.list(), masters: masters.list() },
-    )
+    let mut response = hosts_page(StatusCode::OK, &request, &actor, &hosts, &masters, MaintenanceForm::default())?;
+    flash::forget(&request, &mut response);
+    Ok(response)
+}
+
+/// The page of all hosts, with the form as it was typed.
+pub(super) fn hosts_page(
+    status: StatusCode,
+    request: &HttpRequest,
+    actor: &Actor,
+    hosts: &Hosts,
+    masters: &Masters,
+    maintenance: MaintenanceForm,
+) -> Result<HttpResponse, ApiError> {
+    let shell = shell(request, actor, Nav::Hosts);
+    page(status, &HostsPage { shell, hosts: hosts.list(), masters: masters.list(), maintenance })
 }
 
 /// `GET /hosts/{name}`

@@ -11,6 +11,7 @@ pub mod home;
 pub mod hosts;
 pub mod jupyter;
 pub mod live;
+pub mod maintenance;
 pub mod new;
 pub mod sign_in;
 pub mod terminal;
@@ -22,12 +23,13 @@ use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::problem::{Code, Problem};
 use docklet_types::time::Micros;
-use docklet_web::{Nav, Shell, Template, Theme, Viewer};
+use docklet_web::{Nav, Notice, Shell, Template, Theme, Viewer};
 
 use super::openapi::wrong_method;
 use super::problem::ApiError;
 use super::read;
 use crate::auth::Actor;
+use crate::reconcile::ClusterView;
 
 /// Puts the pages in their places.
 pub fn configure(service: &mut web::ServiceConfig) {
@@ -71,6 +73,8 @@ pub fn configure(service: &mut web::ServiceConfig) {
         .service(at("/hosts/{name}/drain").route(post().to(hosts::drain)))
         .service(at("/hosts/{name}/undrain").route(post().to(hosts::undrain)))
         .service(at("/hosts/{name}/remove").route(post().to(hosts::remove)))
+        .service(at("/maintenance").route(post().to(maintenance::begin)))
+        .service(at("/maintenance/end").route(post().to(maintenance::end)))
         .service(at("/images").route(read().to(hosts::images)))
         .service(at("/assets/{name}").route(read().to(assets::show)))
         .service(at("/favicon.ico").route(read().to(assets::favicon)))
@@ -101,21 +105,35 @@ fn theme_of(actor: &Actor) -> Theme {
 #[must_use]
 pub fn shell(request: &HttpRequest, actor: &Actor, nav: Nav) -> Shell {
     let viewer = Viewer { username: actor.name().to_string(), admin: actor.is_admin() };
-    Shell::new(viewer, theme_of(actor), nav, Micros::now()).with_flash(flash::take(request))
+    Shell::new(viewer, theme_of(actor), nav, Micros::now())
+        .with_flash(flash::take(request))
+        .with_notice(notice(request))
 }
 
 /// The frame for who is not.
 #[must_use]
 pub fn public_shell(request: &HttpRequest) -> Shell {
     let theme = request.cookie(Theme::COOKIE).map_or(Theme::Auto, |c| Theme::parse(c.value()));
-    Shell::public(theme, Micros::now())
+    Shell::public(theme, Micros::now()).with_notice(notice(request))
+}
+
+/// What everybody should know now.
+fn notice(request: &HttpRequest) -> Option<Notice> {
+    let said = request.app_data::<web::Data<ClusterView>>()?.maintenance()?.value;
+    Some(Notice { message: said.message.clone(), until: said.until })
 }
 
 /// Whether a problem belongs beside a field of the form that caused it.
 fn is_for_form(problem: &Problem) -> bool {
     matches!(
         problem.code,
-        Code::Invalid | Code::UnknownImage | Code::OverQuota | Code::NameTaken | Code::PortTaken | Code::WrongPassword
+        Code::Invalid
+            | Code::UnknownImage
+            | Code::OverQuota
+            | Code::NameTaken
+            | Code::PortTaken
+            | Code::WrongPassword
+            | Code::Maintenance
     )
 }
 

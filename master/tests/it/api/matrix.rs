@@ -44,6 +44,10 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
             (Open, Some(json!({"username": "ada", "password": super::support::PASSWORD})), &[201])
         }
         ("GET", "/api/v1/me" | "/api/v1/vclusters" | "/api/v1/images" | "/api/v1/events") => (SignedIn, None, &[200]),
+        ("GET", "/api/v1/maintenance") => (SignedIn, None, &[200]),
+        // In the past: it must not keep the others of the table from what they may do.
+        ("POST", "/api/v1/maintenance") => (Admin, Some(json!({"until": "2020-01-01T00:00:00Z"})), &[422]),
+        ("DELETE", "/api/v1/maintenance") => (Admin, None, &[204]),
         ("POST", "/api/v1/vclusters/what-if") => (SignedIn, Some(json!({"name": "fresh", "nodes": 1})), &[200]),
         ("POST", "/api/v1/vclusters") => (SignedIn, Some(json!({"name": "fresh", "nodes": 1})), &[202]),
         ("DELETE", "/api/v1/sessions/current") => (SignedIn, None, &[204]),

@@ -5,6 +5,7 @@ mod events;
 mod faults;
 mod idempotency;
 mod lifecycle;
+mod maintenance;
 mod masters;
 mod matrix;
 mod moves;

@@ -159,6 +159,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Image(command) => operator::image(cx, command).await?,
         Command::Host(command) => operator::host(cx, command).await?,
         Command::Master(command) => operator::master(cx, command).await?,
+        Command::Maintenance(command) => operator::maintenance(cx, command).await?,
         Command::User(command) => account::user(cx, command).await?,
         Command::Completion { shell } => completion(shell)?,
         Command::Man { directory } => clap_mangen::generate_to(Cli::command(), &directory)

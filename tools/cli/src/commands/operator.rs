@@ -1,9 +1,10 @@
-//! What the installation offers: images, hosts and masters.
+//! What the installation offers, images, hosts and masters, and whether it is under maintenance.
 
 use docklet_types::host::CheckOutcome;
-use docklet_types::view::{ChangeHost, HostView, ImageView, MasterView};
+use docklet_types::time::Micros;
+use docklet_types::view::{BeginMaintenance, ChangeHost, HostView, ImageView, MaintenanceView, MasterView};
 
-use crate::args::{HostCommand, ImageCommand, MasterCommand};
+use crate::args::{HostCommand, ImageCommand, MaintenanceCommand, MasterCommand};
 use crate::commands::{Context, moves};
 use crate::failure::Result;
 use crate::output::{self, Style, Value, bytes, column, facts, mib, oneline, show, table};
@@ -84,6 +85,45 @@ pub async fn master(cx: &Context, command: MasterCommand) -> Result<()> {
     let masters = cx.client()?.masters().await?;
     show(cx.global.output, &masters, || master_table(&masters, cx.style()));
     Ok(())
+}
+
+pub async fn maintenance(cx: &Context, command: MaintenanceCommand) -> Result<()> {
+    let client = cx.client()?;
+    let view = match command {
+        MaintenanceCommand::Show => client.maintenance().await?,
+        MaintenanceCommand::On { message, lasts } => {
+            let seconds = lasts.map(|lasts| i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX));
+            let until = seconds.map(|seconds| Micros::now().plus_seconds(seconds).to_string());
+            client.begin_maintenance(&BeginMaintenance { message, until }).await?
+        }
+        MaintenanceCommand::Off => {
+            client.end_maintenance().await?;
+            client.maintenance().await?
+        }
+    };
+    show(cx.global.output, &view, || maintenance_line(&view, jiff::Timestamp::now()));
+    Ok(())
+}
+
+fn maintenance_line(view: &MaintenanceView, now: jiff::Timestamp) -> String {
+    if !view.on {
+        return "maintenance is off\n".to_owned();
+    }
+    let mut line = "maintenance is on".to_owned();
+    if let Some(since) = &view.since {
+        line.push_str(&format!(" since {} ago", output::age(since, now)));
+    }
+    if let Some(by) = &view.by {
+        line.push_str(&format!(" by {by}"));
+    }
+    if let Some(until) = &view.until {
+        line.push_str(&format!(", expected to be over at {until}"));
+    }
+    if let Some(message) = &view.message {
+        line.push_str(&format!(": {}", oneline(message)));
+    }
+    line.push('\n');
+    line
 }
 
 fn master_table(masters: &[MasterView], style: Style) -> String {
