@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use docklet_master_db::Db;
+use docklet_master_db::{Db, DbError};
 use docklet_store::held::Held;
 use docklet_store::keys::Keys;
 use docklet_store::{Store, StoreError};
@@ -47,6 +47,8 @@ const TIDY: Duration = Duration::from_secs(60);
 pub enum AssemblyError {
     #[error(transparent)]
     Public(PublicError),
+    #[error("the accounts cannot be used")]
+    Site(#[source] DbError),
     #[error("passwords cannot be checked")]
     Passwords(#[source] HashError),
     #[error("the cluster's state cannot be read")]
@@ -80,6 +82,7 @@ impl Assembly {
         let apps_origin = format!("{}://*.{}{}", public.scheme(), config.apps_domain, port_of(public.portal()));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let passwords = Arc::new(Passwords::new(cores).map_err(AssemblyError::Passwords)?);
+        let db = db.at_site(&config.cluster_name).await.map_err(AssemblyError::Site)?;
         let sessions = Sessions::new(db.clone(), config.session_hours);
         let view = ClusterView::start(store.clone(), keys.clone()).await.map_err(AssemblyError::Store)?;
         let history = History::new(db.clone(), view.clone());
@@ -140,6 +143,7 @@ impl Assembly {
             gate: gate.clone(),
             proxy,
             paths,
+            sites: config.sites.clone(),
             apps_origin,
         };
         let mut tasks = JoinSet::new();

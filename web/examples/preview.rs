@@ -11,7 +11,7 @@ use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
     AppStatus, AppView, FitView, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView, QuotaView,
-    Role, StepView, UsageView, UserView, VclusterView,
+    Role, SiteView, StepView, UsageView, UserView, VclusterView,
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
@@ -479,6 +479,23 @@ fn hosts(p: &Pages<'_>) -> Result<(), Box<dyn Error>> {
                 minutes: "0".to_owned(),
                 errors: Errors::one("minutes", "Give a number of minutes from 1 to 43200."),
             },
+        },
+    )?;
+    let site = |name: &str, here| SiteView {
+        name: name.to_owned(),
+        url: format!("https://{}.example.org", name.to_lowercase()),
+        here,
+    };
+    let sites = || vec![site("Basel", true), site("Genf", false), site("Lugano", false)];
+    p.write("sites", &NotFoundPage { shell: p.root(Nav::None).with_sites(sites()) })?;
+    p.write(
+        "sites-sign-in",
+        &SignInPage {
+            shell: Shell::public(Theme::Auto, p.now).with_sites(sites()),
+            username: String::new(),
+            next: "/".to_owned(),
+            error: None,
+            first_password_file: None,
         },
     )?;
     let notice =

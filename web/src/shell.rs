@@ -1,6 +1,7 @@
 //! What every page has around its content.
 
 use docklet_types::time::Micros;
+use docklet_types::view::SiteView;
 
 /// The colours a user chose; kept in the cookie [`Theme::COOKIE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,6 +137,8 @@ pub struct Shell {
     pub nav: Nav,
     pub flash: Option<Flash>,
     pub notice: Option<Notice>,
+    /// Those to choose among; empty where there is only one.
+    pub sites: Vec<SiteView>,
     /// The clock's reading, for relative times.
     pub now: Micros,
 }
@@ -144,19 +147,30 @@ impl Shell {
     /// A signed-in person's shell.
     #[must_use]
     pub fn new(viewer: Viewer, theme: Theme, nav: Nav, now: Micros) -> Self {
-        Self { viewer: Some(viewer), theme, nav, flash: None, notice: None, now }
+        Self { viewer: Some(viewer), theme, nav, flash: None, notice: None, sites: Vec::new(), now }
     }
 
     /// For people who are not signed in.
     #[must_use]
     pub fn public(theme: Theme, now: Micros) -> Self {
-        Self { viewer: None, theme, nav: Nav::None, flash: None, notice: None, now }
+        Self { viewer: None, theme, nav: Nav::None, flash: None, notice: None, sites: Vec::new(), now }
     }
 
     #[must_use]
     pub fn with_flash(mut self, flash: Option<Flash>) -> Self {
         self.flash = flash;
         self
+    }
+
+    #[must_use]
+    pub fn with_sites(mut self, sites: Vec<SiteView>) -> Self {
+        self.sites = sites;
+        self
+    }
+
+    /// The name of the site that shows the page, where there are several.
+    pub(crate) fn site(&self) -> Option<&str> {
+        self.sites.iter().find(|site| site.here).map(|site| site.name.as_str())
     }
 
     #[must_use]

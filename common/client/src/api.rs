@@ -6,7 +6,7 @@ use docklet_types::status::Status;
 use docklet_types::view::{
     AppView, BeginMaintenance, ChangeHost, ChangeUser, ChangeVcluster, CreateUser, CreateVcluster, Exec, ExecResult,
     FitView, HostView, ImageView, Logs, MaintenanceView, MasterView, Me, MoveNodes, NodeView, OperationView, PortView,
-    PublishPort, Session, SignIn, UserView, VclusterView,
+    PublishPort, Session, SignIn, SiteView, UserView, VclusterView,
 };
 use reqwest::{Method, StatusCode};
 use std::time::Duration;
@@ -298,6 +298,14 @@ impl Client {
     /// `not_allowed`; or the server cannot be reached.
     pub async fn masters(&self) -> Result<Vec<MasterView>> {
         self.ask(Call::new(Method::GET, &["masters"])).await
+    }
+
+    /// Empty where there is only the one that answers.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
+    pub async fn sites(&self) -> Result<Vec<SiteView>> {
+        self.ask(Call::new(Method::GET, &["sites"])).await
     }
 
     /// # Errors

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::name::{ClusterName, HostName, ImageName};
 use crate::net::{Subnet, VXLAN_PORT};
 use crate::port::PortRange;
+use crate::site::Sites;
 use crate::size::Size;
 
 /// How a host stores what nodes write.
@@ -88,6 +89,8 @@ pub struct Config {
     pub apps_domain: String,
     /// `sqlite` at its place under FS_PREFIX where absent.
     pub database_url: Option<String>,
+    /// Sites that share the accounts; empty where there is only this one.
+    pub sites: Sites,
     pub default_image: ImageName,
     pub node_size: Size,
     pub user_cap: UserCap,
@@ -203,6 +206,11 @@ pub const KEYS: &[Key] = &[
         name: "DATABASE_URL",
         default: "",
         doc: "`postgres://…` for several masters; a SQLite file under FS_PREFIX/local where empty.",
+    },
+    Key {
+        name: "SITES",
+        default: "",
+        doc: "Docklets that share the accounts, as users choose among them: `Basel=https://basel.example.org, …`, with this one. All have the same DATABASE_URL and each a CLUSTER_NAME of its own.",
     },
     Key { name: "DEFAULT_IMAGE", default: "base", doc: "Image of a vcluster that names none." },
     Key { name: "NODE_CPU", default: "1", doc: "CPUs of a node that names no size; from 0.05." },
@@ -472,6 +480,12 @@ fn build(v: &mut Values) -> Option<Config> {
         _ => Err(format!("{t:?} is not error, warn, info, debug or trace")),
     });
     let apps_domain = v.parse("APPS_DOMAIN", domain);
+    let sites = v.parse("SITES", |t| {
+        let sites = t.parse::<Sites>().map_err(|e| e.to_string())?;
+        // A wrong PORTAL_URL is told on its own.
+        let here = portal_url.as_ref().is_none_or(|here| sites.0.iter().any(|site| site.url == *here));
+        if sites.0.is_empty() || here { Ok(sites) } else { Err("none of these has the address PORTAL_URL".to_owned()) }
+    });
     let database_url = v.parse("DATABASE_URL", |t| match optional(t) {
         Some(t) if !(t.starts_with("postgres://") || t.starts_with("sqlite:")) => {
             Err(format!("{t:?} starts with neither postgres:// nor sqlite:"))
@@ -513,6 +527,7 @@ fn build(v: &mut Values) -> Option<Config> {
         log_level: log_level?,
         apps_domain: apps_domain?,
         database_url: database_url?,
+        sites: sites?,
         default_image: default_image?,
         node_size: Size::new(node_cpu?, node_memory?, node_disk?).ok()?,
         user_cap: UserCap {

@@ -23,6 +23,7 @@ pub mod problem;
 pub mod rate;
 pub mod report;
 pub mod shared;
+pub mod site;
 pub mod size;
 pub mod spec;
 pub mod status;

@@ -69,6 +69,16 @@ pub struct QuotaView {
     pub ports: u32,
 }
 
+/// One of `GET /api/v1/sites`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SiteView {
+    pub name: String,
+    /// The address of its portal.
+    pub url: String,
+    /// It is the one that answers.
+    pub here: bool,
+}
+
 /// `GET /api/v1/maintenance`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MaintenanceView {

@@ -46,7 +46,7 @@ impl Db {
         );
         let claimed = sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(user.to_string())
-            .bind(key)
+            .bind(self.own_key(key))
             .bind(fingerprint)
             .bind(KEPT_SECONDS * 1_000_000)
             .bind(ABANDONED_SECONDS * 1_000_000)
@@ -58,7 +58,7 @@ impl Db {
         }
         let row = sqlx::query("SELECT fingerprint, status, body FROM idempotency_keys WHERE user_id = $1 AND key = $2")
             .bind(user.to_string())
-            .bind(key)
+            .bind(self.own_key(key))
             .fetch_optional(&self.pool)
             .await
             .doing(doing)?;
@@ -87,7 +87,7 @@ impl Db {
         );
         sqlx::query(sqlx::AssertSqlSafe(set))
             .bind(user.to_string())
-            .bind(key)
+            .bind(self.own_key(key))
             .execute(&self.pool)
             .await
             .doing("keep the claim of an Idempotency-Key")?;
@@ -103,7 +103,7 @@ impl Db {
             .bind(i64::from(status))
             .bind(body)
             .bind(user.to_string())
-            .bind(key)
+            .bind(self.own_key(key))
             .execute(&self.pool)
             .await
             .doing("keep the answer of an Idempotency-Key")?;
@@ -117,7 +117,7 @@ impl Db {
     pub async fn forget_idempotent(&self, user: UserId, key: &str) -> Result<(), DbError> {
         sqlx::query("DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2 AND status IS NULL")
             .bind(user.to_string())
-            .bind(key)
+            .bind(self.own_key(key))
             .execute(&self.pool)
             .await
             .doing("give an Idempotency-Key back")?;

@@ -13,12 +13,13 @@ pub mod idempotency;
 pub mod lockouts;
 pub mod operations;
 pub mod sessions;
+pub mod sites;
 pub mod users;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use docklet_types::time::Micros;
@@ -82,16 +83,18 @@ pub struct Db {
     pool: AnyPool,
     /// An expression: now, in microseconds.
     clock: String,
+    /// Whose changes are meant; empty before [`Db::at_site`].
+    site: Arc<str>,
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first".into(),
-        MigrationType::Simple,
-        include_str!("../migrations/0001_first.sql").into_sql_str(),
-        false,
-    )])
+    let migration = |number, name: &'static str, text: &'static str| {
+        Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "first", include_str!("../migrations/0001_first.sql")),
+        migration(2, "sites", include_str!("../migrations/0002_sites.sql")),
+    ])
 }
 
 /// The address without its password, for messages.
@@ -150,7 +153,8 @@ impl Db {
             .await
             .map_err(|source| OpenError::Connect { url: shown(), source })?;
         migrator().run(&pool).await.map_err(|source| OpenError::Migrate { url: shown(), source })?;
-        Ok(Self { pool, clock: (if sqlite { SQLITE_CLOCK } else { POSTGRES_CLOCK }).to_owned() })
+        let clock = if sqlite { SQLITE_CLOCK } else { POSTGRES_CLOCK };
+        Ok(Self { pool, clock: clock.to_owned(), site: "".into() })
     }
 
     /// What the database's clock says, the same for all masters.
@@ -169,7 +173,7 @@ impl Db {
     /// The same database as it will be so many seconds later, for tests.
     #[must_use]
     pub fn later(&self, seconds: i64) -> Self {
-        Self { pool: self.pool.clone(), clock: format!("({} + {})", self.clock, seconds * 1_000_000) }
+        Self { clock: format!("({} + {})", self.clock, seconds * 1_000_000), ..self.clone() }
     }
 
     /// Whether the database answers.

@@ -81,6 +81,9 @@ impl Operation {
 
 const COLUMNS: &str = "id, vcluster_id, owner, name, action, actor, started_at, ended_at, outcome, reason, steps";
 
+/// Rows of this site; where the name of none is written, the one there was.
+const OWN: &str = "site IN ('',";
+
 fn operation(row: &AnyRow) -> Result<Operation, sqlx::Error> {
     let id: String = row.try_get("id")?;
     let vcluster: String = row.try_get("vcluster_id")?;
@@ -102,12 +105,15 @@ fn operation(row: &AnyRow) -> Result<Operation, sqlx::Error> {
 }
 
 impl Db {
+    /// Notes the change, and that its owner has something at this site.
+    ///
     /// # Errors
-    /// The statement failed.
+    /// A statement failed.
     pub async fn add_operation(&self, new: &NewOperation<'_>) -> Result<(), DbError> {
+        self.note_presence(new.owner).await?;
         sqlx::query(
-            "INSERT INTO operations (id, vcluster_id, owner, name, action, actor, started_at, outcome, steps) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', '[]')",
+            "INSERT INTO operations (id, vcluster_id, owner, name, action, actor, started_at, site, outcome, steps) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', '[]')",
         )
         .bind(new.id.to_string())
         .bind(new.vcluster.to_string())
@@ -116,6 +122,7 @@ impl Db {
         .bind(new.action)
         .bind(new.actor.as_str())
         .bind(new.started_at.0)
+        .bind(&*self.site)
         .execute(&self.pool)
         .await
         .doing("note the change")?;
@@ -179,9 +186,11 @@ impl Db {
     /// The statement failed.
     pub async fn operations_of_vcluster(&self, vcluster: VclusterId, limit: i64) -> Result<Vec<Operation>, DbError> {
         sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM operations WHERE vcluster_id = $1 ORDER BY started_at DESC, id DESC LIMIT $2"
+            "SELECT {COLUMNS} FROM operations WHERE vcluster_id = $1 AND {OWN} $2) \
+             ORDER BY started_at DESC, id DESC LIMIT $3"
         )))
         .bind(vcluster.to_string())
+        .bind(&*self.site)
         .bind(limit)
         .fetch_all(&self.pool)
         .await
@@ -196,13 +205,15 @@ impl Db {
     pub async fn recent_operations(&self, owner: Option<&UserName>, limit: i64) -> Result<Vec<Operation>, DbError> {
         let query = match owner {
             Some(owner) => sqlx::query(sqlx::AssertSqlSafe(format!(
-                "SELECT {COLUMNS} FROM operations WHERE owner = $1 ORDER BY started_at DESC, id DESC LIMIT $2"
+                "SELECT {COLUMNS} FROM operations WHERE owner = $1 AND {OWN} $2) ORDER BY started_at DESC, id DESC LIMIT $3"
             )))
             .bind(owner.as_str())
+            .bind(&*self.site)
             .bind(limit),
             None => sqlx::query(sqlx::AssertSqlSafe(format!(
-                "SELECT {COLUMNS} FROM operations ORDER BY started_at DESC, id DESC LIMIT $1"
+                "SELECT {COLUMNS} FROM operations WHERE {OWN} $1) ORDER BY started_at DESC, id DESC LIMIT $2"
             )))
+            .bind(&*self.site)
             .bind(limit),
         };
         query
@@ -218,8 +229,9 @@ impl Db {
     /// The statement failed.
     pub async fn running_operations(&self) -> Result<Vec<Operation>, DbError> {
         sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM operations WHERE outcome = 'running' ORDER BY started_at, id"
+            "SELECT {COLUMNS} FROM operations WHERE outcome = 'running' AND {OWN} $1) ORDER BY started_at, id"
         )))
+        .bind(&*self.site)
         .fetch_all(&self.pool)
         .await
         .and_then(|rows| rows.iter().map(operation).collect())

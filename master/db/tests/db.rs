@@ -7,11 +7,11 @@ mod support;
 use docklet_master_db::Db;
 use docklet_master_db::app_tokens::AppTokenKind;
 use docklet_master_db::idempotency::{ABANDONED_SECONDS, Claim, KEPT_SECONDS};
-use docklet_master_db::operations::{NewOperation, Outcome};
+use docklet_master_db::operations::{NewOperation, Operation, Outcome};
 use docklet_master_db::sessions::{NewSession, SessionKind};
 use docklet_master_db::users::{CreateUserError, Theme, User};
 use docklet_types::id::{OperationId, VclusterId};
-use docklet_types::name::UserName;
+use docklet_types::name::{UserName, VclusterName};
 use docklet_types::report::{Reason, Step};
 use docklet_types::time::Micros;
 use docklet_types::view::{Role, StepView};
@@ -56,6 +56,7 @@ promises! {
     an_app_ticket_is_good_once_for_one_host,
     its_clock_is_right_and_goes_on,
     an_idempotency_key_is_claimed_once,
+    sites_share_accounts_and_nothing_else,
     a_claim_that_is_kept_is_not_abandoned,
     history_keeps_the_first_outcome_and_goes_with_its_owner,
     failures_are_counted_forgotten_and_purged,
@@ -364,4 +365,42 @@ async fn a_database_is_opened_again_as_it_was() {
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.path().join("master")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700);
+}
+
+async fn sites_share_accounts_and_nothing_else(one: Db, two: Db) {
+    let ada = user(&one, "ada", Role::User).await;
+    let name: VclusterName = "demo".parse().unwrap();
+    let operation = |id: u128| NewOperation {
+        id: OperationId::from_uuid(Uuid::from_u128(id)),
+        vcluster: VclusterId::from_uuid(Uuid::from_u128(7)),
+        owner: &ada.name,
+        name: &name,
+        action: "create",
+        actor: &ada.name,
+        started_at: Micros::now(),
+    };
+    // From before there were sites.
+    one.add_operation(&operation(1)).await.unwrap();
+    let here = one.at_site(&"here".parse().unwrap()).await.unwrap();
+    let there = two.at_site(&"there".parse().unwrap()).await.unwrap();
+    assert_eq!(here.sites().await.unwrap(), ["here", "there"]);
+    there.add_operation(&operation(2)).await.unwrap();
+    // Again, as after a restart: nothing changes hands.
+    let here = here.at_site(&"here".parse().unwrap()).await.unwrap();
+    let ids = |operations: Vec<Operation>| operations.iter().map(|o| o.id.to_string()).collect::<Vec<_>>();
+    for (site, its) in [(&here, 1), (&there, 2)] {
+        let its = [OperationId::from_uuid(Uuid::from_u128(its)).to_string()];
+        assert_eq!(ids(site.running_operations().await.unwrap()), its);
+        assert_eq!(ids(site.operations_of_vcluster(operation(1).vcluster, 9).await.unwrap()), its);
+        assert_eq!(ids(site.recent_operations(None, 9).await.unwrap()), its);
+        assert_eq!(ids(site.recent_operations(Some(&ada.name), 9).await.unwrap()), its);
+        assert_eq!(site.claim_idempotent(ada.id, "key", "print").await.unwrap(), Claim::Fresh);
+        assert_eq!(site.claim_idempotent(ada.id, "key", "print").await.unwrap(), Claim::Busy);
+    }
+    here.finish_idempotent(ada.id, "key", 201, "here").await.unwrap();
+    assert_eq!(there.claim_idempotent(ada.id, "key", "print").await.unwrap(), Claim::Busy);
+    assert_eq!(here.leave_site(ada.id).await.unwrap(), ["there"]);
+    here.note_presence(&ada.name).await.unwrap();
+    assert_eq!(there.leave_site(ada.id).await.unwrap(), ["here"]);
+    assert!(here.leave_site(ada.id).await.unwrap().is_empty());
 }

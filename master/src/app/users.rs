@@ -45,6 +45,9 @@ pub enum UserError {
     /// With the names of what is in the way.
     #[error("the user still has vclusters")]
     HasVclusters(Vec<String>),
+    /// With the names of the sites. Here everything is done.
+    #[error("the user still has something at other sites")]
+    Elsewhere(Vec<String>),
     #[error("all blocks of user ids are given out")]
     NoIdsLeft,
     #[error("too many sign-ins at once")]
@@ -225,7 +228,8 @@ impl Users {
         Ok(())
     }
 
-    /// Removes an account that has no vclusters. Its data is set aside and not deleted; its ids are never used again.
+    /// Removes an account that has no vclusters. Its data is set aside and not deleted; its ids are never used again. Where
+    /// several sites share the accounts it is disabled, and the last site that it leaves removes it.
     ///
     /// # Errors
     /// See [`UserError`].
@@ -250,6 +254,11 @@ impl Users {
         }
         self.let_go_of_warm(name).await;
         self.set_data_aside(&user).await?;
+        let elsewhere = self.db.leave_site(user.id).await.map_err(UserError::Db)?;
+        if !elsewhere.is_empty() {
+            tracing::info!(user = %name, actor = %actor.name(), sites = elsewhere.join(", "), "user disabled; other sites still hold something");
+            return Err(UserError::Elsewhere(elsewhere));
+        }
         self.db.remove_user(user.id, name).await.map_err(UserError::Db)?;
         tracing::info!(user = %name, actor = %actor.name(), "user removed");
         Ok(())

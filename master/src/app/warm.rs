@@ -110,6 +110,7 @@ impl WarmNodes {
                 }
                 None => self.creation(&self.spec(&user, &image, nodes, now, until)?, usage),
             };
+            vclusters.db.note_presence(owner).await.map_err(WarmError::Db)?;
             let outcome = vclusters.store.txn(txn.map_err(WarmError::Store)?).await.map_err(WarmError::Store)?;
             if let Outcome::Committed { revision } = outcome {
                 vclusters.view.reached(revision).await;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use docklet_daemon::Program;
 use docklet_daemon::config::Loaded;
-use docklet_master_db::DbError;
 use docklet_master_db::users::CreateUserError;
+use docklet_master_db::{Db, DbError};
 use docklet_store::etcd::{ConnectError, EtcdStore};
 use docklet_store::keys::{Key, Keys};
 use docklet_store::{Store, StoreError, Txn};
@@ -98,10 +98,14 @@ pub(super) fn init(program: &Program, loaded: &Loaded, paths: &Paths, force: boo
     if let Some(pid) = running(program)? {
         return Err(Failure::of(&InitError::Running(pid)));
     }
-    runtime.block_on(set_up(&loaded.config, paths)).map_err(|e| Failure::of(&e))?;
+    let made = runtime.block_on(set_up(&loaded.config, paths)).map_err(|e| Failure::of(&e))?;
     drop(runtime);
     let started = start(program, loaded)?;
-    Ok(format!("{started}\nSign in as {ROOT}; the password is in {}", paths.generated_password().display()))
+    Ok(if made {
+        format!("{started}\nSign in as {ROOT}; the password is in {}", paths.generated_password().display())
+    } else {
+        format!("{started}\nSign in with an account of the sites that share the database")
+    })
 }
 
 /// Whether somebody was ever able to sign in here.
@@ -110,9 +114,16 @@ async fn exists(config: &Config, paths: &Paths) -> Result<bool, InitError> {
         return Ok(false);
     }
     let db = open_database(config, paths).await.map_err(InitError::Run)?;
-    let users = db.users().await.map_err(InitError::Accounts);
+    let there = is_there(&db, config).await.map_err(InitError::Accounts);
     db.close().await;
-    Ok(!users?.is_empty())
+    there
+}
+
+/// Whether the accounts are this site's already, and not only those of others that it is to share.
+async fn is_there(db: &Db, config: &Config) -> Result<bool, DbError> {
+    let sites = db.sites().await?;
+    let ours = sites.is_empty() || sites.iter().any(|site| site == config.cluster_name.as_str());
+    Ok(ours && !db.users().await?.is_empty())
 }
 
 async fn refuse_existing(config: &Config, paths: &Paths) -> Result<(), InitError> {
@@ -127,7 +138,7 @@ fn place(config: &Config, paths: &Paths) -> String {
     }
 }
 
-async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
+async fn set_up(config: &Config, paths: &Paths) -> Result<bool, InitError> {
     // Everything that can stand in the way is looked at before anything is changed.
     let there = exists(config, paths).await?;
     let networks = docklet_daemon::networks::connected().map_err(InitError::Networks)?;
@@ -146,7 +157,7 @@ async fn set_up(config: &Config, paths: &Paths) -> Result<(), InitError> {
     done
 }
 
-async fn with_etcd(config: &Config, paths: &Paths, etcd: &LocalEtcd, there: bool) -> Result<(), InitError> {
+async fn with_etcd(config: &Config, paths: &Paths, etcd: &LocalEtcd, there: bool) -> Result<bool, InitError> {
     let store: Arc<dyn Store> = Arc::new(EtcdStore::connect(etcd.address()).await.map_err(InitError::Connect)?);
     let keys = Keys::new(&config.cluster_name);
     let here = docklet_daemon::config::host_name(config.host_name.as_ref());
@@ -224,12 +235,18 @@ fn make_directories(paths: &Paths) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Removes all accounts one by one: the counter of id blocks goes on, so that no new user owns an old one's files.
+/// Removes all accounts one by one: the counter of id blocks goes on, so that no new user owns an old one's files. Those
+/// that other sites use, too, stay.
 async fn forget_accounts(config: &Config, paths: &Paths) -> Result<(), InitError> {
     let db = open_database(config, paths).await.map_err(InitError::Run)?;
+    let db = db.at_site(&config.cluster_name).await.map_err(InitError::Accounts)?;
+    let shared = db.sites().await.map_err(InitError::Accounts)?.len() > 1;
     for user in db.users().await.map_err(InitError::Accounts)? {
         set_data_aside(paths, &user.name, &user.id.to_string())?;
-        db.remove_user(user.id, &user.name).await.map_err(InitError::Accounts)?;
+        db.leave_site(user.id).await.map_err(InitError::Accounts)?;
+        if !shared {
+            db.remove_user(user.id, &user.name).await.map_err(InitError::Accounts)?;
+        }
     }
     db.close().await;
     remove(&paths.generated_password())
@@ -258,8 +275,16 @@ fn generate() -> Result<String, InitError> {
     Ok(bytes.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect())
 }
 
-/// The password is in its file before the account is there, so that an account without a known password cannot be.
-async fn make_root(config: &Config, paths: &Paths) -> Result<(), InitError> {
+/// Makes the first account, unless other sites share theirs; whether it did. The password is in its file before the account
+/// is there, so that an account without a known password cannot be.
+async fn make_root(config: &Config, paths: &Paths) -> Result<bool, InitError> {
+    let db = open_database(config, paths).await.map_err(InitError::Run)?;
+    let shared = async { Ok(!db.sites().await?.is_empty() && !db.users().await?.is_empty()) };
+    let shared = shared.await.map_err(InitError::Accounts);
+    db.close().await;
+    if shared? {
+        return Ok(false);
+    }
     let text = generate()?;
     let password = Password::parse(&text).map_err(|_| InitError::Hash(HashError::Failed))?;
     let hash = hash_now(&password).map_err(InitError::Hash)?;
@@ -269,7 +294,7 @@ async fn make_root(config: &Config, paths: &Paths) -> Result<(), InitError> {
     let made = db.create_user(&name, &hash, Role::Admin, Micros::now()).await;
     db.close().await;
     match made {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // Another master was set up at the same moment: its password is the right one.
         Err(CreateUserError::Taken) => {
             remove(&paths.generated_password())?;

@@ -280,6 +280,14 @@ impl From<UserError> for ApiError {
                 Code::WrongState,
                 format!("The user still has vclusters: {}. Delete them first.", names.join(", ")),
             ),
+            UserError::Elsewhere(sites) => Self::new(
+                Code::WrongState,
+                format!(
+                    "The account is disabled and nothing of it is left at this site. It may still have vclusters or files at \
+                     {}: remove it there, too.",
+                    sites.join(", ")
+                ),
+            ),
             UserError::NoIdsLeft => {
                 Self::new(Code::WrongState, "All blocks of user ids are given out; no more users can be added.")
             }

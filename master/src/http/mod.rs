@@ -23,6 +23,7 @@ pub mod problem;
 mod query;
 pub mod server;
 pub mod sessions;
+pub mod sites;
 mod sse;
 pub mod users;
 pub mod vclusters;
@@ -113,6 +114,7 @@ fn api(service: &mut web::ServiceConfig) {
                 .route(patch().to(hosts::change))
                 .route(delete().to(hosts::remove)),
         )
+        .service(v1("/sites").route(read().to(sites::list)))
         .service(v1("/masters").route(read().to(masters::list)))
         .service(
             v1("/maintenance")

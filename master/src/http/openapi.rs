@@ -11,7 +11,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::problem::ApiError;
 use super::{
-    events, health, hosts, images, maintenance, masters, metrics, moves, nodes, ports, sessions, users, vclusters,
+    events, health, hosts, images, maintenance, masters, metrics, moves, nodes, ports, sessions, sites, users,
+    vclusters,
 };
 
 #[derive(OpenApi)]
@@ -25,7 +26,7 @@ use super::{
         nodes::list, nodes::exec, nodes::logs, nodes::app, nodes::start_app, nodes::terminal,
         ports::list, ports::publish, ports::unpublish,
         images::list, hosts::list, hosts::get, hosts::change, hosts::remove, masters::list,
-        maintenance::show, maintenance::begin, maintenance::end, events::events, health::healthz, health::readyz, metrics::show, show,
+        sites::list, maintenance::show, maintenance::begin, maintenance::end, events::events, health::healthz, health::readyz, metrics::show, show,
     ),
     components(schemas(Problem)),
     modifiers(&Security),

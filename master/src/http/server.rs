@@ -8,6 +8,7 @@ use actix_web::dev::Server;
 use actix_web::{App, web};
 use docklet_master_db::Db;
 use docklet_types::paths::Paths;
+use docklet_types::site::Sites;
 
 use super::{Idempotency, Metrics};
 use crate::app::apps::Apps;
@@ -49,6 +50,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub idempotency: Idempotency,
     pub paths: Paths,
+    pub sites: Sites,
     /// What forms of the sign-in page may lead to besides ourselves: the apps' origins.
     pub apps_origin: String,
 }
@@ -84,6 +86,7 @@ impl Parts {
             .app_data(web::Data::new(self.portal.clone()))
             .app_data(web::Data::new(self.idempotency.clone()))
             .app_data(web::Data::new(self.paths.clone()))
+            .app_data(web::Data::new(self.sites.clone()))
             .app_data(web::Data::new(AppsOrigin(self.apps_origin.clone())));
     }
 }

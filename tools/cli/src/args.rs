@@ -40,9 +40,9 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Address of the Docklet server.
-    #[arg(long, global = true, env = "DOCKLET_URL", default_value = "http://localhost:8000", value_name = "URL")]
-    pub url: String,
+    /// Address of the Docklet server. [default: that of `docklet site use`, else http://localhost:8000]
+    #[arg(long, global = true, env = "DOCKLET_URL", value_name = "URL")]
+    pub url: Option<String>,
     /// Token to use in place of the stored session.
     #[arg(long, global = true, env = "DOCKLET_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
@@ -188,6 +188,9 @@ pub enum Command {
     /// Masters that are at work; for administrators.
     #[command(subcommand, visible_alias = "masters")]
     Master(MasterCommand),
+    /// Sites that share the accounts, to choose among.
+    #[command(subcommand, visible_alias = "sites")]
+    Site(SiteCommand),
     /// Keep everybody but administrators from beginning anything new, for a while.
     #[command(subcommand)]
     Maintenance(MaintenanceCommand),
@@ -384,6 +387,19 @@ pub enum MasterCommand {
     /// List masters.
     #[command(visible_alias = "ls")]
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// List sites.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Use a site from now on where neither --url nor DOCKLET_URL says otherwise. Whoever is signed in stays so.
+    Use {
+        /// Name of the site.
+        #[arg(value_name = "SITE", add = ArgValueCompleter::new(complete::sites))]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::session::Sessions;
+use crate::session::{self, Sessions};
 
 const PATIENCE: Duration = Duration::from_millis(800);
 
@@ -44,6 +44,10 @@ pub fn users(current: &OsStr) -> Vec<CompletionCandidate> {
     offer(current, ask(|c| async move { Some(c.users().await.ok()?.into_iter().map(|u| u.username).collect()) }))
 }
 
+pub fn sites(current: &OsStr) -> Vec<CompletionCandidate> {
+    offer(current, ask(|c| async move { Some(c.sites().await.ok()?.into_iter().map(|s| s.name).collect()) }))
+}
+
 fn offer(current: &OsStr, names: Option<Vec<String>>) -> Vec<CompletionCandidate> {
     let prefix = current.to_string_lossy();
     names.unwrap_or_default().into_iter().filter(|n| n.starts_with(&*prefix)).map(CompletionCandidate::new).collect()
@@ -51,8 +55,9 @@ fn offer(current: &OsStr, names: Option<Vec<String>>) -> Vec<CompletionCandidate
 
 /// The options of the line are not known here; address and token come from the environment and the stored session.
 fn ask<F: Future<Output = Option<Vec<String>>>>(question: impl FnOnce(Client) -> F) -> Option<Vec<String>> {
-    let url = env::var("DOCKLET_URL").unwrap_or_else(|_| "http://localhost:8000".to_owned());
-    let token = env::var("DOCKLET_TOKEN").ok().or_else(|| Some(Sessions::locate()?.get(&url).ok()??.token))?;
+    let sessions = Sessions::locate();
+    let url = session::server(env::var("DOCKLET_URL").ok(), sessions.as_ref());
+    let token = env::var("DOCKLET_TOKEN").ok().or_else(|| Some(sessions?.get(&url).ok()??.token))?;
     let client = Client::new(&url).ok()?.with_token(&token).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async { tokio::time::timeout(PATIENCE, question(client)).await.ok()? })

@@ -6,13 +6,22 @@ use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     pub username: String,
     pub token: String,
     pub expires_at: String,
+}
+
+/// Where neither an option nor the environment nor a chosen site says it.
+const SERVER: &str = "http://localhost:8000";
+
+/// The server that is meant: the one given, else that of the site in use.
+pub fn server(given: Option<String>, sessions: Option<&Sessions>) -> String {
+    let given = given.filter(|url| !url.is_empty());
+    given.or_else(|| sessions?.site()).unwrap_or_else(|| SERVER.to_owned())
 }
 
 /// The file of sessions. Its content: server address → session.
@@ -39,7 +48,7 @@ impl Sessions {
         Self { file }
     }
 
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.file
     }
 
@@ -64,6 +73,20 @@ impl Sessions {
         Ok(was)
     }
 
+    /// The address of the site in use.
+    pub fn site(&self) -> Option<String> {
+        let text = fs::read_to_string(self.site_file()).ok()?;
+        Some(text.trim().to_owned()).filter(|url| !url.is_empty())
+    }
+
+    pub fn use_site(&self, url: &str) -> io::Result<()> {
+        replace(&self.site_file(), format!("{}\n", key(url)).as_bytes())
+    }
+
+    fn site_file(&self) -> PathBuf {
+        self.file.with_file_name("site")
+    }
+
     fn read(&self) -> io::Result<Content> {
         match fs::read(&self.file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
@@ -72,25 +95,29 @@ impl Sessions {
         }
     }
 
-    /// Through a new file, so that a full disk or a second `docklet login` never leaves half a file.
     fn write(&self, content: &Content) -> io::Result<()> {
-        let Some(dir) = self.file.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
-        if !dir.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let fresh = self.file.with_extension(format!("{}.new", std::process::id()));
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&serde_json::to_vec_pretty(content)?)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &self.file)
-        };
-        let outcome = write();
-        if outcome.is_err() {
-            let _ = fs::remove_file(&fresh);
-        }
-        outcome
+        replace(&self.file, &serde_json::to_vec_pretty(content)?)
     }
+}
+
+/// Through a new file, so that a full disk or a second `docklet login` never leaves half a file.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let Some(dir) = file.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    if !dir.is_dir() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let fresh = file.with_extension(format!("{}.new", std::process::id()));
+    let write = || {
+        let mut written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        written.write_all(bytes)?;
+        written.sync_all()?;
+        fs::rename(&fresh, file)
+    };
+    let outcome = write();
+    if outcome.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    outcome
 }
 
 /// `http://a:8000/` and `http://a:8000` are one server.

@@ -97,7 +97,7 @@ fn global_options_go_before_and_after_the_command() {
     assert_eq!(parse("-o json list").unwrap().global.output, Format::Json);
     assert!(parse("start demo --no-wait").unwrap().global.no_wait);
     assert!(!parse("start demo --no-wait --wait").unwrap().global.no_wait);
-    assert_eq!(parse("list --url http://a:1").unwrap().global.url, "http://a:1");
+    assert_eq!(parse("list --url http://a:1").unwrap().global.url.as_deref(), Some("http://a:1"));
 }
 
 #[test]

@@ -22,13 +22,15 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use docklet_types::problem::{Code, Problem};
+use docklet_types::site::Sites;
 use docklet_types::time::Micros;
+use docklet_types::view::SiteView;
 use docklet_web::{Nav, Notice, Shell, Template, Theme, Viewer};
 
 use super::openapi::wrong_method;
 use super::problem::ApiError;
-use super::read;
-use crate::auth::Actor;
+use super::{read, sites};
+use crate::auth::{Actor, PortalAddress};
 use crate::reconcile::ClusterView;
 
 /// Puts the pages in their places.
@@ -108,13 +110,21 @@ pub fn shell(request: &HttpRequest, actor: &Actor, nav: Nav) -> Shell {
     Shell::new(viewer, theme_of(actor), nav, Micros::now())
         .with_flash(flash::take(request))
         .with_notice(notice(request))
+        .with_sites(all_sites(request))
 }
 
 /// The frame for who is not.
 #[must_use]
 pub fn public_shell(request: &HttpRequest) -> Shell {
     let theme = request.cookie(Theme::COOKIE).map_or(Theme::Auto, |c| Theme::parse(c.value()));
-    Shell::public(theme, Micros::now()).with_notice(notice(request))
+    Shell::public(theme, Micros::now()).with_notice(notice(request)).with_sites(all_sites(request))
+}
+
+fn all_sites(request: &HttpRequest) -> Vec<SiteView> {
+    match (request.app_data::<web::Data<Sites>>(), request.app_data::<web::Data<PortalAddress>>()) {
+        (Some(all), Some(portal)) => sites::shown(all, portal),
+        _ => Vec::new(),
+    }
 }
 
 /// What everybody should know now.

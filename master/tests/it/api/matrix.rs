@@ -44,6 +44,7 @@ fn case(method: &str, pattern: &str, owner: &str) -> Option<Case> {
             (Open, Some(json!({"username": "ada", "password": super::support::PASSWORD})), &[201])
         }
         ("GET", "/api/v1/me" | "/api/v1/vclusters" | "/api/v1/images" | "/api/v1/events") => (SignedIn, None, &[200]),
+        ("GET", "/api/v1/sites") => (SignedIn, None, &[200]),
         ("GET", "/api/v1/maintenance") => (SignedIn, None, &[200]),
         // In the past: it must not keep the others of the table from what they may do.
         ("POST", "/api/v1/maintenance") => (Admin, Some(json!({"until": "2020-01-01T00:00:00Z"})), &[422]),

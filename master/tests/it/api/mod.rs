@@ -15,6 +15,7 @@ mod portal;
 mod ports;
 mod quotas;
 mod sessions;
+mod sites;
 mod support;
 mod users;
 mod warm;

@@ -6,6 +6,7 @@ mod moves;
 mod node;
 mod operator;
 mod port;
+mod site;
 
 #[cfg(test)]
 pub use cluster::{clusters, verdict};
@@ -24,7 +25,7 @@ use std::time::Duration;
 use crate::args::{Cli, Command, Global};
 use crate::failure::{Failure, Result};
 use crate::output::{Style, put};
-use crate::session::Sessions;
+use crate::session::{self, Sessions};
 
 /// Waiting time where `--timeout` is not given.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -35,11 +36,14 @@ pub struct Context {
     out: Style,
     err: Style,
     sessions: Option<Sessions>,
+    url: String,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
-        Self { global, out: Style::of_stdout(), err: Style::of_stderr(), sessions: Sessions::locate() }
+        let sessions = Sessions::locate();
+        let url = session::server(global.url.clone(), sessions.as_ref());
+        Self { global, out: Style::of_stdout(), err: Style::of_stderr(), sessions, url }
     }
 
     /// How results may look.
@@ -61,7 +65,7 @@ impl Context {
     }
 
     pub fn url(&self) -> &str {
-        self.global.url.trim_end_matches('/')
+        self.url.trim_end_matches('/')
     }
 
     fn sessions(&self) -> Result<&Sessions> {
@@ -159,6 +163,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Image(command) => operator::image(cx, command).await?,
         Command::Host(command) => operator::host(cx, command).await?,
         Command::Master(command) => operator::master(cx, command).await?,
+        Command::Site(command) => site::site(cx, command).await?,
         Command::Maintenance(command) => operator::maintenance(cx, command).await?,
         Command::User(command) => account::user(cx, command).await?,
         Command::Completion { shell } => completion(shell)?,

@@ -71,8 +71,10 @@ pub fn write_image(images: &Path, name: &str) {
 }
 
 fn config(dir: &Path, port: u16, extra: &str) -> Config {
+    let name = if extra.contains("CLUSTER_NAME=") { "" } else { "CLUSTER_NAME=test\n" };
+    let extra = extra.replace("{port}", &port.to_string());
     let text = format!(
-        "FS_PREFIX={}\nCLUSTER_NAME=test\nPORTAL_URL=http://localhost:{port}\nPROXY_IP=127.0.0.1\nPROXY_PORT={port}\n\
+        "FS_PREFIX={}\n{name}PORTAL_URL=http://localhost:{port}\nPROXY_IP=127.0.0.1\nPROXY_PORT={port}\n\
          CLUSTER_NET=172.30.0.1/16\nUSER_MAX_NODES=6\n{extra}",
         dir.display()
     );
