@@ -30,6 +30,9 @@ const AT_ONCE: usize = 64;
 const AGAIN: Duration = Duration::from_millis(100);
 /// A worker reads its reports this often, and compares them with what it knows.
 const COMPARE: Duration = Duration::from_secs(30);
+/// Hosts that answer in a second after all were silent. At a site they would be those whose news the second brought: no two
+/// thousand hosts have theirs at the same instant.
+const BACK_A_SECOND: u32 = 500;
 /// Until a host that cannot describe itself gives up.
 const TRIES: usize = 60;
 
@@ -164,6 +167,8 @@ struct FakeHost {
     sight: Arc<Sight>,
     /// Whether hosts answer their plans.
     answers: watch::Receiver<bool>,
+    /// How long after hosts may answer this one does.
+    turn: Duration,
     ttl: Duration,
 }
 
@@ -217,8 +222,12 @@ impl FakeHost {
 
     async fn answer_all(&mut self, mirror: &Mirror<Plans>, changes: &mut watch::Receiver<i64>) {
         loop {
+            let silent = !*self.answers.borrow_and_update();
             if self.answers.wait_for(|answers| *answers).await.is_err() {
                 return;
+            }
+            if silent {
+                tokio::time::sleep(self.turn).await;
             }
             let news = mirror.write(|plans| std::mem::take(&mut plans.news));
             if !news.is_empty() {
@@ -388,6 +397,7 @@ impl Fleet {
             keys: self.keys.clone(),
             sight: self.sight.clone(),
             answers: self.answers.subscribe(),
+            turn: Duration::from_secs(1) * u32::try_from(number).unwrap_or(u32::MAX) / BACK_A_SECOND,
             ttl: self.ttl,
         }
     }

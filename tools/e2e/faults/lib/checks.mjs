@@ -10,6 +10,9 @@ import { Leftover } from './retry.mjs';
 // How long everything may take to come about once nothing is broken any more.
 const LIMIT = 120_000;
 
+// In seconds: what takes longer is worth a look.
+const LONG = 10;
+
 // In seconds: a change whose answer was lost is looked for a minute long, and found not to have been every half of one.
 const UNKNOWN = 100;
 
@@ -19,10 +22,26 @@ export async function checks(site, limit = LIMIT) {
   const began = Date.now();
   assert.deepEqual(site.load.wrong, [], 'answers that must not be');
   await acknowledged(site.load, limit);
-  await eventually('SQL, etcd and hosts agree', agree, limit);
-  await eventually('the audit finds nothing', audited, limit);
+  await told('SQL, etcd and hosts agree', agree, limit);
+  await told('the audit finds nothing', audited, limit);
   assert.deepEqual(site.watch.twice, [], 'nodes that ran twice at once');
   return (Date.now() - began) / 1000;
+}
+
+// Waits for it, and says what stood in the way last where that took long.
+async function told(what, condition, limit) {
+  const began = Date.now();
+  let last;
+  await eventually(what, async () => {
+    try {
+      return await condition();
+    } catch (error) {
+      last = error;
+      throw error;
+    }
+  }, limit);
+  const took = (Date.now() - began) / 1000;
+  if (took > LONG) console.log(`#   ${what}: only after ${took.toFixed(1)} s; before that: ${last?.message ?? 'no answer'}`);
 }
 
 // 1. Every vcluster that was acknowledged is as asked for, and no other is there.
@@ -40,7 +59,7 @@ async function acknowledged(load, limit) {
     }
     return true;
   };
-  await eventually('what was acknowledged has come about', asWanted, limit);
+  await told('what was acknowledged has come about', asWanted, limit);
 }
 
 // 2. Names, usage, networks, plans and reports in etcd follow from the specs; the hosts run what the plans say; every
