@@ -5,13 +5,13 @@
 
 use docklet_types::host::{Capacity, Check, CheckOutcome};
 use docklet_types::problem::{Code, Problem};
-use docklet_types::report::{Reason, Step};
+use docklet_types::report::{LimitKind, Reason, Step};
 use docklet_types::size::{Cpu, Size};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
 use docklet_types::view::{
-    AppStatus, AppView, FitView, HostView, ImageView, MasterView, Me, NodeView, OperationView, PortView, QuotaView,
-    Role, SiteView, StepView, UsageView, UserView, VclusterView,
+    AppStatus, AppView, FitView, HostView, ImageView, LimitHitView, MasterView, Me, NodeView, OperationView, PortView,
+    QuotaView, Role, SiteView, StepView, UsageView, UserView, VclusterView,
 };
 use docklet_web::{
     AccountPage, ErrorPage, Errors, Flash, HomePage, HomeState, HomeVcluster, HostNode, HostPage, HostsPage,
@@ -99,6 +99,11 @@ fn node(number: u32, status: Status) -> NodeView {
         size: SIZE,
         ready_millis: up.then(|| 780 + u64::from(number) * 37),
         moving: None,
+        limits_hit: if number == 2 {
+            vec![LimitHitView { limit: LimitKind::Memory, times: 3, at: Micros::now().plus_seconds(-90).to_string() }]
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -70,6 +70,7 @@ fn node(status: Status) -> NodeView {
         size: SIZE,
         ready_millis: Some(1),
         moving: Some(moving()),
+        limits_hit: Vec::new(),
     }
 }
 

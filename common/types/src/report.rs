@@ -24,6 +24,31 @@ pub struct NodeReport {
     pub init_pid: Option<i32>,
     /// Steps of the change in force, in order; the last may still run.
     pub steps: Vec<StepTiming>,
+    /// Limits that it ran into since its init was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_hit: Vec<LimitHit>,
+    pub at: Micros,
+}
+
+/// What a node may have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKind {
+    /// Processes were ended because there was no more.
+    Memory,
+    /// No more could be started.
+    Processes,
+    /// Nothing more can be written.
+    Disk,
+}
+
+/// A node ran into one of its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitHit {
+    pub limit: LimitKind,
+    /// Memory: processes that were ended. Processes: how often one could not be started. Disk: 1 while it is full.
+    pub times: u64,
+    /// When it was last noticed to have become more.
     pub at: Micros,
 }
 

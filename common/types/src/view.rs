@@ -11,7 +11,7 @@ use crate::host::{Capacity, Check};
 use crate::moves::Stage;
 use crate::port::Protocol;
 use crate::rate::RateLimits;
-use crate::report::{Reason, Step};
+use crate::report::{LimitKind, Reason, Step};
 use crate::size::Size;
 use crate::status::Status;
 
@@ -281,6 +281,32 @@ pub struct NodeView {
     /// Present while it is to be on another host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<MoveView>,
+    /// Limits that it ran into since it was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_hit: Vec<LimitHitView>,
+}
+
+/// A node ran into one of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitHitView {
+    pub limit: LimitKind,
+    /// `memory`: processes that were ended. `processes`: how often one could not be started. `disk`: 1 while it is full.
+    pub times: u64,
+    /// When it was last noticed to have become more, RFC 3339; at most a quarter of a minute late.
+    pub at: String,
+}
+
+impl LimitHitView {
+    /// For a person, without when.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match (self.limit, self.times) {
+            (LimitKind::Memory, 1) => "ran out of memory: a process was ended".to_owned(),
+            (LimitKind::Memory, times) => format!("ran out of memory: {times} processes were ended"),
+            (LimitKind::Processes, _) => "has as many processes as it may: no more could be started".to_owned(),
+            (LimitKind::Disk, _) => "its disk is full".to_owned(),
+        }
+    }
 }
 
 /// A node that is to be on another host.

@@ -256,6 +256,7 @@ impl World {
             id: plan.id,
             vcluster: plan.vcluster,
             generation: plan.generation,
+            limits_hit: Vec::new(),
             attempt: plan.attempt,
             state,
             reason: None,

@@ -7,11 +7,11 @@ use docklet_types::label;
 use docklet_types::moves::Stage;
 use docklet_types::name::HostName;
 use docklet_types::port::PortMapping;
-use docklet_types::report::{NodeReport, NodeState, Reason, Step, StepTiming, VclusterReport};
+use docklet_types::report::{LimitHit, NodeReport, NodeState, Reason, Step, StepTiming, VclusterReport};
 use docklet_types::spec::{NodeSpec, Usage, VclusterSpec, Wanted};
 use docklet_types::status::Status;
 use docklet_types::time::Micros;
-use docklet_types::view::{HostView, MoveView, NodeView, PortView, StepView, UsageView, VclusterView};
+use docklet_types::view::{HostView, LimitHitView, MoveView, NodeView, PortView, StepView, UsageView, VclusterView};
 use std::collections::{BTreeMap, HashSet};
 
 use crate::cluster::{Cluster, HostState};
@@ -70,6 +70,10 @@ pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<N
                 size: node.size,
                 ready_millis: placed.and_then(|p| p.report.as_ref()).and_then(|(_, r)| ready_millis(&r.value)),
                 moving: moving(cluster, spec, node, waiting.get(&node.id)),
+                limits_hit: placed
+                    .and_then(|p| p.report.as_ref())
+                    .map(|(_, r)| limits_hit(&r.value))
+                    .unwrap_or_default(),
             }
         })
         .collect();
@@ -86,10 +90,16 @@ pub fn nodes(cluster: &Cluster, spec: &VclusterSpec, waiting: &Waiting) -> Vec<N
                 size: plan.value.size,
                 ready_millis: None,
                 moving: None,
+                limits_hit: Vec::new(),
             });
         }
     }
     views
+}
+
+fn limits_hit(report: &NodeReport) -> Vec<LimitHitView> {
+    let view = |hit: &LimitHit| LimitHitView { limit: hit.limit, times: hit.times, at: hit.at.to_string() };
+    report.limits_hit.iter().map(view).collect()
 }
 
 /// The published ports of a vcluster, by protocol and number.

@@ -74,6 +74,7 @@ fn node(name: &str) -> NodeView {
         size: Size::new(1.0, 1024, 8192).unwrap(),
         ready_millis: Some(930),
         moving: None,
+        limits_hit: Vec::new(),
     }
 }
 

@@ -184,6 +184,13 @@ too_much_memory_is_killed() {
     grep -qx 'oom_kill 1' "$CGROUP"/lxc.payload.dk-*/memory.events && node_1_lives
 }
 
+# By every limit, so that a person reads why something was ended.
+limits_are_told() {
+  local status
+  status=$(docklet status demo) || return 1
+  grep -q 'ran out of memory: a process was ended' <<<"$status" && grep -q 'no more could be started' <<<"$status"
+}
+
 too_many_processes_are_refused() {
   local script='
 import os, threading
@@ -298,6 +305,7 @@ before_the_reset() {
   check "the limits of processor, memory and processes are set" limits_are_set
   check "a process over the memory limit is killed, and nothing else" too_much_memory_is_killed
   check "processes over the limit are refused" too_many_processes_are_refused
+  check "the limits that a node ran into are told" eventually 60 limits_are_told
   check "a file over the disk limit is refused" too_large_files_are_refused
   check "a node confines its own jobs" confines_its_own_jobs
   check "nodes run on when the worker is restarted" keeps_nodes restart_worker

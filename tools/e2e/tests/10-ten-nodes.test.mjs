@@ -89,6 +89,13 @@ finally:
 `]);
   assert.equal(threads.stdout, 'limited\n', threads.stderr);
   assert.equal(await ok(['exec', 'demo/node2', '--', 'hostname']), 'node2\n', 'the node lives on');
+  // And its owner is told why something was ended.
+  await eventually('the limits are told', async () => {
+    const nodes = (await rest('GET', '/vclusters/demo/nodes')).body;
+    const told = (name) => (nodes.find((node) => node.name === name).limits_hit ?? []).map((hit) => hit.limit);
+    return told('node2').includes('memory') && told('node2').includes('processes') && told('node1').length === 0;
+  });
+  assert.match(await ok(['status', 'demo']), /node2 .*ran out of memory/);
 });
 
 test('exec passes input, output and the exit code', async () => {

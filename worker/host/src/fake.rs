@@ -28,8 +28,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::{
-    Containers, Disks, HostError, Images, Machine, Networks, Observed, ObservedNode, ObservedVcluster, Owned, Owner,
-    Result,
+    Containers, Disks, Hits, HostError, Images, Machine, Networks, Observed, ObservedNode, ObservedVcluster, Owned,
+    Owner, Result,
 };
 pub use moves::FakeMove;
 use terminal::Session;
@@ -84,6 +84,8 @@ pub struct FakeNode {
     /// What it has written.
     pub content: Vec<u8>,
     pub moving: Option<FakeMove>,
+    /// Since its init was started.
+    pub hits: Hits,
     /// Changes with every end of init.
     ended: watch::Sender<u64>,
 }
@@ -103,6 +105,7 @@ impl FakeNode {
             console: String::new(),
             content: Vec::new(),
             moving: None,
+            hits: Hits::default(),
             ended: watch::Sender::new(0),
         }
     }
@@ -115,6 +118,7 @@ impl FakeNode {
         self.frozen = false;
         self.unsettled = false;
         self.listening = BTreeSet::from([22]);
+        self.hits = Hits::default();
     }
 
     fn is_nothing(&self) -> bool {
@@ -569,6 +573,12 @@ impl Machine for FakeHost {
                 .map(|(id, v)| (*id, ObservedVcluster { bridge: v.bridge, generation: Some(v.generation) }))
                 .collect(),
         })
+    }
+
+    async fn limits_hit(&self, nodes: Vec<NodeId>) -> BTreeMap<NodeId, Hits> {
+        let state = self.state();
+        let running = |id: NodeId| state.nodes.get(&id).filter(|n| n.init.is_some()).map(|n| (id, n.hits));
+        nodes.into_iter().filter_map(running).collect()
     }
 
     async fn inventory(&self) -> Result<Vec<Owned>> {

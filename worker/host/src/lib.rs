@@ -49,6 +49,16 @@ pub struct ObservedNode {
     pub moving: Option<u64>,
 }
 
+/// How often a node ran into its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hits {
+    /// Processes that were ended for want of memory.
+    pub memory: u64,
+    /// Processes that could not be started.
+    pub processes: u64,
+    pub disk_full: bool,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedVcluster {
     pub bridge: bool,
@@ -150,6 +160,8 @@ pub trait Machine: Send + Sync {
     /// Where other hosts reach this one; `None` where it has no way out.
     fn address(&self) -> Option<Ipv4Addr>;
     async fn observe(&self) -> Result<Observed>;
+    /// The limits that nodes ran into since their init was started, of those that run. What cannot be read counts as none.
+    async fn limits_hit(&self, nodes: Vec<NodeId>) -> BTreeMap<NodeId, Hits>;
     /// Every object of ours that exists, by kind (`link`, `nft_element`, `mount`, `cgroup`, `process`, `loop`,
     /// `directory`, `netns`), so that an audit can say what belongs to nothing. The label names the object.
     async fn inventory(&self) -> Result<Vec<Owned>>;

@@ -1,7 +1,7 @@
 //! What a worker has to do: a pure comparison of what the host should hold with what it holds.
 //!
 //! [`node`] decides for one node, [`vcluster`] for one vcluster's share of the host, [`trouble`] when to try again after
-//! a failure; [`diff`] is all of it at once. Nothing here reads a clock or touches anything: times are arguments, what
+//! a failure, [`limits`] what is told of limits; [`diff`] is all of it at once. Nothing here reads a clock or touches anything: times are arguments, what
 //! happened is told through the histories. The rule that everything else bows to: without a plan nothing is done, and
 //! only a plan that says `Absent` removes anything that anybody could miss ([`node::is_remains`] is the rest).
 
@@ -12,6 +12,7 @@ use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::time::Micros;
 use docklet_worker_host::Observed;
 
+pub mod limits;
 pub mod node;
 pub mod trouble;
 pub mod vcluster;

@@ -148,6 +148,7 @@ impl Loop {
         started.send_replace(true);
         self.prefetch();
         self.watch_host();
+        self.watch_limits();
         let mut plans_changed = self.plans.subscribe();
         let mut look = tokio::time::interval(self.settings.timing.look_every);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -214,6 +215,8 @@ impl Loop {
             Event::Looked { began, seen } => self.looked(began, seen),
             Event::Checked(checks, capacity) => self.checked(checks, capacity),
             Event::Watched(checks) => self.watched(checks),
+            Event::LimitsDue => self.look_at_limits(),
+            Event::LimitsHit(hits) => self.limits_hit(hits),
             Event::Saved(version) => {
                 self.ledger_saving = false;
                 self.ledger_saved.send_replace(version);
@@ -357,6 +360,7 @@ impl Loop {
             .any(|a| matches!(a, NodeAction::Boot | NodeAction::Thaw | NodeAction::Stop | NodeAction::Remove))
         {
             node.steps.clear();
+            node.limits_hit.clear();
         }
         tracing::debug!(node = %id, name = %plan.name, ?actions, "acting");
         let cancel = CancellationToken::new();
@@ -472,6 +476,7 @@ impl Loop {
             reason,
             init_pid: node.observed.init_pid,
             steps: node.steps.clone(),
+            limits_hit: node.limits_hit.clone(),
             at: Micros::now(),
         };
         let before = node.reported.as_ref();

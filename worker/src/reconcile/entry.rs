@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use docklet_types::plan::{NodePlan, VclusterPlan};
 use docklet_types::port::Forward;
-use docklet_types::report::{NodeReport, Step, StepTiming, VclusterReport};
+use docklet_types::report::{LimitHit, NodeReport, Step, StepTiming, VclusterReport};
 use docklet_types::spec::Wanted;
 use docklet_types::time::Micros;
 use docklet_worker_host::{ObservedNode, ObservedVcluster};
@@ -31,6 +31,7 @@ pub(super) struct Node {
     pub ended: Option<i32>,
     pub steps: Vec<StepTiming>,
     pub reported: Option<NodeReport>,
+    pub limits_hit: Vec<LimitHit>,
     /// Since when it has been seen to be nothing but remains.
     pub remains_since: Option<tokio::time::Instant>,
 }

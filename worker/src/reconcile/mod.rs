@@ -4,6 +4,7 @@
 //! ([`task`]), at most one per node and per vcluster; each tells the loop how it went, and the loop compares again. A
 //! node whose task failed, or whose init ended by itself, is looked at afresh before anything else is done to it.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use docklet_types::name::{ClusterName, HostName, ImageName};
 use docklet_types::paths::Paths;
 use docklet_types::report::Step;
 use docklet_types::time::Micros;
-use docklet_worker_host::{Host, HostError, Observed};
+use docklet_worker_host::{Hits, Host, HostError, Observed};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::Steady;
@@ -101,6 +102,9 @@ enum Event {
     /// Without checks where only the capacity was looked at.
     Checked(Option<Vec<Check>>, Option<Capacity>),
     Watched(Vec<Check>),
+    /// It is time to see what limits nodes ran into.
+    LimitsDue,
+    LimitsHit(BTreeMap<NodeId, Hits>),
     Saved(u64),
     /// Of what goes without a plan; whether nothing of it is left.
     NodeCleared(NodeId, bool),

@@ -1,17 +1,22 @@
 //! What the loop does besides following plans: its start and end, looking at the host, checking it, the local copy.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use docklet_store::keys::Key;
 use docklet_types::host::{Capacity, Check, CheckOutcome};
+use docklet_types::id::NodeId;
 use docklet_types::report::NodeState;
-use docklet_worker_host::{HostError, Observed};
+use docklet_types::time::Micros;
+use docklet_worker_host::{Hits, HostError, Observed};
+use docklet_worker_plan::limits;
 use docklet_worker_plan::node::is_remains;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Event;
 use super::actor::Loop;
+use super::entry::Node;
 use super::task::Context;
 use crate::ledger::{Ledger, NodeRecord};
 use crate::machine;
@@ -74,6 +79,9 @@ impl Loop {
                 if same_init || matches!(report.state, NodeState::Stopped) {
                     node.steps.clone_from(&report.steps);
                 }
+                if same_init {
+                    node.limits_hit.clone_from(&report.limits_hit);
+                }
             }
         }
     }
@@ -109,6 +117,40 @@ impl Loop {
                 context.tell(Event::Watched(context.host.watch().await));
             }
         });
+    }
+
+    /// What nodes run into is looked at twice as often as the host.
+    pub(super) fn watch_limits(&mut self) {
+        let (context, every) = (self.context.clone(), self.settings.timing.look_every / 2);
+        self.tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                context.tell(Event::LimitsDue);
+            }
+        });
+    }
+
+    pub(super) fn look_at_limits(&mut self) {
+        let running = |(id, node): (&NodeId, &Node)| node.observed.init_pid.map(|_| *id);
+        let (context, nodes) = (self.context.clone(), self.nodes.iter().filter_map(running).collect());
+        self.tasks.spawn(async move { context.tell(Event::LimitsHit(context.host.limits_hit(nodes).await)) });
+    }
+
+    pub(super) fn limits_hit(&mut self, hits: BTreeMap<NodeId, Hits>) {
+        let now = Micros::now();
+        for (id, hits) in hits {
+            let Some(node) = self.nodes.get_mut(&id).filter(|n| n.observed.init_pid.is_some()) else { continue };
+            let told = limits::told(&node.limits_hit, hits, now);
+            if told == node.limits_hit {
+                continue;
+            }
+            for hit in told.iter().filter(|hit| !node.limits_hit.contains(hit)) {
+                let name = node.plan.as_ref().map(|plan| plan.name.to_string());
+                tracing::info!(node = %id, name, limit = ?hit.limit, times = hit.times, "a node ran into a limit");
+            }
+            node.limits_hit = told;
+            self.dirty_nodes.insert(id);
+        }
     }
 
     pub(super) fn watched(&mut self, watched: Vec<Check>) {

@@ -1,7 +1,7 @@
 //! The fake host, watched: it also hangs where a test says so, leaves traces that observing does not show, and writes
 //! down what no sound worker asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,6 +294,9 @@ impl Machine for TestHost {
 
     async fn observe(&self) -> Result<Observed> {
         self.fake.observe().await
+    }
+    async fn limits_hit(&self, nodes: Vec<NodeId>) -> BTreeMap<NodeId, Hits> {
+        self.fake.limits_hit(nodes).await
     }
     async fn inventory(&self) -> Result<Vec<Owned>> {
         self.fake.inventory().await

@@ -5,10 +5,11 @@ use std::time::Duration;
 use docklet_store::Store;
 use docklet_store::keys::Key;
 use docklet_types::plan::NodePlan;
-use docklet_types::report::{NodeState, Step};
+use docklet_types::report::{LimitKind, NodeState, Step};
 use docklet_types::size::Size;
 use docklet_types::spec::Wanted;
 use docklet_worker::audit::audit;
+use docklet_worker_host::Hits;
 use docklet_worker_host::fake::Op;
 
 use crate::site::{Site, eventually, node, node_id, vcluster};
@@ -198,4 +199,36 @@ async fn a_restart_adopts_what_runs() {
     assert_eq!(site.host.calls(Op::Start), 5);
     assert_eq!(before, site.host.running());
     assert_eq!(site.report(1).await.unwrap().steps, steps, "what was measured is not lost");
+}
+
+#[tokio::test]
+async fn limits_that_a_node_runs_into_are_told_and_not_told_as_new_again() {
+    let site = Site::new();
+    let worker = site.worker();
+    site.plan(2, Wanted::Running, 1).await;
+    site.all_reach(2, NodeState::Ready, 1).await;
+    let hit = |memory, disk_full| {
+        let mut state = site.host.fake.state();
+        state.nodes.get_mut(&node_id(1)).unwrap().hits = Hits { memory, processes: 0, disk_full };
+    };
+    let told = || async { site.report(1).await.unwrap().limits_hit };
+    hit(2, true);
+    eventually("both are told", || async { told().await.len() == 2 }).await;
+    let first = told().await;
+    assert_eq!((first[0].limit, first[0].times), (LimitKind::Memory, 2));
+    assert!(site.report(2).await.unwrap().limits_hit.is_empty(), "only of that node");
+    // Another worker has not seen it happen, and does not say that it just did.
+    worker.stop().await;
+    let worker = site.worker();
+    assert!(worker.wait_started().await);
+    hit(2, false);
+    eventually("there is room again", || async { told().await.len() == 1 }).await;
+    assert_eq!(told().await, first[..1]);
+    // Another start begins anew.
+    site.plan(2, Wanted::Stopped, 2).await;
+    site.all_reach(2, NodeState::Stopped, 2).await;
+    site.plan(2, Wanted::Running, 3).await;
+    site.all_reach(2, NodeState::Ready, 3).await;
+    assert!(told().await.is_empty());
+    worker.stop().await;
 }

@@ -316,6 +316,7 @@ fn node_report(plan: &NodePlan, began: Micros, done: bool) -> NodeReport {
         id: plan.id,
         vcluster: plan.vcluster,
         generation: plan.generation,
+        limits_hit: Vec::new(),
         attempt: plan.attempt,
         state,
         reason: None,

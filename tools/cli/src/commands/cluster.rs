@@ -3,7 +3,7 @@
 use docklet_client::{Client, Target};
 use docklet_types::rate::RateLimits;
 use docklet_types::status::Status;
-use docklet_types::view::{CreateVcluster, FitView, NodeView, OperationView, SizeRequest, VclusterView};
+use docklet_types::view::{CreateVcluster, FitView, LimitHitView, NodeView, OperationView, SizeRequest, VclusterView};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -326,7 +326,7 @@ pub fn members(nodes: &[NodeView], style: Style) -> String {
                 match (&n.reason, &n.moving) {
                     (Some(reason), _) => reason.message.clone(),
                     (None, Some(moving)) => format!("moves {}", moves::line(moving)),
-                    (None, None) => String::new(),
+                    (None, None) => n.limits_hit.iter().map(LimitHitView::sentence).collect::<Vec<_>>().join("; "),
                 }
                 .into(),
             ]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 const MAGIC: u8 = 0x94;
 pub const SUPER_MAGIC: i64 = 0x9123_683E;
@@ -194,15 +195,33 @@ pub fn snapshot(subvolume: &File, parent: &File, name: &str, read_only: bool) ->
     Ok(())
 }
 
-/// Whether extents are counted for the subvolume that wrote them, rather than for each that refers to them.
-pub fn counts_by_writer(root: &File) -> io::Result<bool> {
+/// A disk with less room than this is full.
+const FULL_WITHIN: u64 = 256 << 10;
+
+/// Where the kernel tells of the accounting groups of a file system.
+fn groups(root: &File) -> io::Result<PathBuf> {
     let mut args = FsInfo { max_id: 0, devices: 0, fsid: [0; 16], rest: [0; 124] };
     // SAFETY: as above.
     unsafe { fs_info(root.as_raw_fd(), &raw mut args) }?;
     let id = hex::encode(args.fsid);
     let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
-    let mode = std::fs::read_to_string(format!("/sys/fs/btrfs/{id}/qgroups/mode"));
+    Ok(PathBuf::from(format!("/sys/fs/btrfs/{id}/qgroups")))
+}
+
+/// Whether extents are counted for the subvolume that wrote them, rather than for each that refers to them.
+pub fn counts_by_writer(root: &File) -> io::Result<bool> {
+    let mode = std::fs::read_to_string(groups(root)?.join("mode"));
     Ok(mode.is_ok_and(|mode| mode.trim() == "squota"))
+}
+
+/// Whether a group holds all that it may, but for less than what the smallest file takes with its entries.
+pub fn is_full(root: &File, group: u64) -> io::Result<bool> {
+    let directory = groups(root)?.join(format!("{}_{}", group >> 48, group & ((1 << 48) - 1)));
+    let number = |file: &str| -> io::Result<u64> {
+        std::fs::read_to_string(directory.join(file))?.trim().parse().map_err(io::Error::other)
+    };
+    let most = number("max_referenced")?;
+    Ok(most > 0 && number("referenced")?.saturating_add(FULL_WITHIN) > most)
 }
 
 /// The group above that of a subvolume.

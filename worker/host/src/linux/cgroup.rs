@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::proc::Process;
 use super::sys;
+use crate::Hits;
 
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// The scheduler's period that quotas are given for, in µs: the kernel's default.
@@ -330,6 +331,69 @@ pub fn limit(container: &str, size: &Size) -> io::Result<()> {
     };
     // Memory with and without swap bound each other: which may change first depends on the direction.
     write().or_else(|_| write())
+}
+
+/// A node that had less memory left than this, in bytes, had none.
+const FULL_WITHIN: u64 = 8 << 20;
+
+/// How often the container ran into its limits; not its disk's.
+pub fn hits(container: &str) -> Hits {
+    static ROOTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let payload = |root: &PathBuf| {
+        let plain = root.join(format!("lxc.payload.{container}"));
+        plain.exists().then_some(plain)
+    };
+    let mut hits = Hits::default();
+    for directory in ROOTS.get_or_init(hierarchies).iter().filter_map(payload) {
+        if directory.join("memory.events").exists() {
+            hits.memory = number_in(&directory.join("memory.events"), "oom_kill");
+        } else if directory.join("memory.oom_control").exists() {
+            hits.memory = ended_for_memory(&directory);
+        }
+        if directory.join("pids.max").exists() {
+            hits.processes = refused_forks(&directory);
+        }
+    }
+    hits
+}
+
+/// Version 1 counts where the process was that was ended, which a service's own group may be. Only where there was no room
+/// are all groups looked at.
+fn ended_for_memory(directory: &Path) -> u64 {
+    let counted = |directory: &Path| number_in(&directory.join("memory.oom_control"), "oom_kill");
+    let peak = number(&directory.join("memory.max_usage_in_bytes")).saturating_add(FULL_WITHIN);
+    if peak < number(&directory.join("memory.limit_in_bytes")) {
+        return counted(directory);
+    }
+    all_below(directory).map(|d| counted(&d)).sum()
+}
+
+/// A kernel counts them at the group that is limited or at that of the process that asked. Only where there are many are
+/// all groups looked at.
+fn refused_forks(directory: &Path) -> u64 {
+    let counted = |directory: &Path| number_in(&directory.join("pids.events"), "max");
+    let many = number(&directory.join("pids.current")) > number(&directory.join("pids.max")) / 2;
+    if many { all_below(directory).map(|d| counted(&d)).max().unwrap_or(0) } else { counted(directory) }
+}
+
+fn all_below(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut open = vec![directory.to_path_buf()];
+    std::iter::from_fn(move || {
+        let next = open.pop()?;
+        open.extend(children(&next));
+        Some(next)
+    })
+}
+
+fn number(file: &Path) -> u64 {
+    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The number after a word in a file of `word number` lines.
+fn number_in(file: &Path, word: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().filter_map(|line| line.split_once(' ')).find(|(first, _)| *first == word);
+    line.and_then(|(_, number)| number.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Process ids in a cgroup and below it.

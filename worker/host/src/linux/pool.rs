@@ -191,6 +191,19 @@ impl Pool {
         Ok(path)
     }
 
+    /// Whether the node has written all that it may. What cannot be told is not.
+    pub fn is_disk_full(&self, id: NodeId) -> bool {
+        let path = self.paths.node_disk(id);
+        let look = || -> io::Result<bool> {
+            let group = match Groups::of_disk(&path).above {
+                Some(above) => above,
+                None => btrfs::subvolume_id(&File::open(&path)?)?,
+            };
+            btrfs::is_full(&File::open(self.paths.pool())?, group)
+        };
+        self.has_limits() && look().unwrap_or(false)
+    }
+
     /// Removes the node's directory. Already gone is success.
     pub fn remove(&self, id: NodeId) -> Result<(), PoolError> {
         let path = self.paths.node_disk(id);

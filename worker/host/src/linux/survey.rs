@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use docklet_types::host::{Capacity, Check};
+use docklet_types::id::NodeId;
 use docklet_types::join::{self, HostNetwork};
 use docklet_types::kernel_names;
 use std::collections::{BTreeMap, HashSet};
@@ -18,7 +19,7 @@ use super::{
     private_directory,
 };
 use crate::reason::chain;
-use crate::{Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
+use crate::{Hits, Machine, Observed, ObservedNode, ObservedVcluster, Owned, Result};
 
 /// How long a reading of the packet filter is believed. Our own changes enter it at once; this is for those of others.
 const BELIEVED: Duration = Duration::from_secs(30);
@@ -240,6 +241,18 @@ impl Machine for LinuxHost {
             Observed { nodes, vclusters }
         })
         .await
+    }
+
+    async fn limits_hit(&self, nodes: Vec<NodeId>) -> BTreeMap<NodeId, Hits> {
+        self.blocking(move |inner| {
+            let look = |id| {
+                let counted = cgroup::hits(&kernel_names::container(id));
+                (id, Hits { disk_full: inner.pool.is_disk_full(id), ..counted })
+            };
+            nodes.into_iter().map(look).collect()
+        })
+        .await
+        .unwrap_or_default()
     }
 
     async fn inventory(&self) -> Result<Vec<Owned>> {

@@ -5,13 +5,13 @@ use docklet_types::host::CheckOutcome;
 use docklet_types::id::NodeId;
 use docklet_types::size::Size;
 use docklet_worker_host::linux::LinuxHost;
-use docklet_worker_host::{Access, Containers, Disks, Machine};
+use docklet_worker_host::{Access, Containers, Disks, Hits, Machine};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::linux::world;
-use crate::world::{READY, cluster};
+use crate::world::{READY, cluster, eventually};
 
 async fn sh(host: &LinuxHost, id: NodeId, script: &str) -> ExecOutput {
     host.exec(id, &["sh".to_owned(), "-c".to_owned(), script.to_owned()], "", READY)
@@ -101,6 +101,9 @@ async fn limits_hold() {
     let full = sh(host, small, "dd if=/dev/zero of=/big bs=1M count=200").await;
     assert_ne!(full.exit_code, 0, "200 MiB fit into 64: {full:?}");
     assert!(full.stderr.contains("quota") || full.stderr.contains("space"), "{full:?}");
+    let hits = || async { host.limits_hit(vec![small, other]).await };
+    eventually("the full disk is noticed", || async { hits().await[&small].disk_full }).await;
+    assert_eq!(hits().await[&other], Hits::default());
     assert_eq!(
         sh(host, other, "dd if=/dev/zero of=/big bs=1M count=100").await.exit_code,
         0,
@@ -108,9 +111,12 @@ async fn limits_hold() {
     );
     // A full node can be tidied up from within.
     assert_eq!(sh(host, small, "rm /big && echo x > /small").await.exit_code, 0);
+    eventually("there is room again", || async { !hits().await[&small].disk_full }).await;
 
     let hungry = sh(host, small, "x=$(yes | head -c 300000000); echo got ${#x}").await;
     assert!(!hungry.stdout.contains("got 29"), "300 MB fit into 128 MiB: {hungry:?}");
+    let after = hits().await[&small];
+    assert!(after.memory > 0, "nothing was ended: {after:?} {hungry:?}");
     let bomb =
         sh(host, small, "i=0; while [ $i -lt 1200 ]; do sleep 5 & i=$((i+1)); done 2>&1 | head -n 3; true").await;
     assert!(
@@ -120,6 +126,9 @@ async fn limits_hold() {
             || bomb.exit_code != 0,
         "{bomb:?}"
     );
+    let last = hits().await[&small];
+    assert!(last.processes > 0 || last.memory > after.memory, "{last:?}");
+    assert_eq!(hits().await[&other], Hits::default(), "only that node");
     assert_eq!(sh(host, other, "echo fine").await.stdout, "fine\n");
     // Whatever it does, it can be stopped.
     tokio::time::timeout(Duration::from_secs(10), host.stop(small, Duration::ZERO)).await.unwrap().unwrap();

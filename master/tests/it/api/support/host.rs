@@ -186,6 +186,7 @@ fn report(plan: &NodePlan, stood: bool, fails_at: Option<Step>) -> NodeReport {
         id: plan.id,
         vcluster: plan.vcluster,
         generation: plan.generation,
+        limits_hit: Vec::new(),
         attempt: plan.attempt,
         state: if failed.is_some() { NodeState::Failed } else { state },
         reason: failed.map(|step| {
