@@ -60,6 +60,39 @@ pub struct Half {
     pub report: Option<Rev<NodeReport>>,
 }
 
+impl Half {
+    fn tally(&self) -> Tally {
+        let Some(plan) = &self.plan else { return Tally::default() };
+        let is = |state| self.report.as_ref().is_some_and(|r| r.value.state == state);
+        Tally {
+            ready: u32::from(is(NodeState::Ready)),
+            warm: u32::from(plan.value.frozen),
+            frozen: u32::from(plan.value.frozen && is(NodeState::Frozen)),
+        }
+    }
+}
+
+/// How many nodes of a host are how, counted as they change: a list of thousands of hosts looks at no node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Up.
+    pub ready: u32,
+    /// To be kept warm.
+    pub warm: u32,
+    /// Kept warm, up and frozen.
+    pub frozen: u32,
+}
+
+impl Tally {
+    /// One of them is another now.
+    fn replace(&mut self, before: Self, after: Self) {
+        let change = |sum: &mut u32, before: u32, after: u32| *sum = (*sum + after).saturating_sub(before);
+        change(&mut self.ready, before.ready, after.ready);
+        change(&mut self.warm, before.warm, after.warm);
+        change(&mut self.frozen, before.frozen, after.frozen);
+    }
+}
+
 /// A node's place and how it is there.
 #[derive(Debug, Clone, Default)]
 pub struct Placed {
@@ -108,6 +141,7 @@ pub struct HostState {
     pub allocated: Capacity,
     /// Nodes with a plan there: also those that are about to come or to go.
     pub nodes: BTreeSet<NodeId>,
+    pub tally: Tally,
     /// Vclusters with a share there, or a report of one.
     pub shares: BTreeSet<VclusterId>,
     /// What it held was declared lost, and it has not said yet that it let go of it.
@@ -493,8 +527,11 @@ impl Cluster {
         let gone = plan.is_none();
         let placed = self.nodes.entry(id).or_default();
         let half = placed.halves.entry(host.clone()).or_default();
+        let before = half.tally();
         let old = std::mem::replace(&mut half.plan, plan.clone());
+        let after = half.tally();
         let state = self.hosts.entry(host).or_default();
+        state.tally.replace(before, after);
         if let Some(old) = &old {
             state.nodes.remove(&id);
             let (size, sum) = (old.value.size, &mut state.allocated);
@@ -535,8 +572,13 @@ impl Cluster {
 
     fn apply_node_report(&mut self, host: HostName, id: NodeId, report: Option<Rev<NodeReport>>) {
         let placed = self.nodes.entry(id).or_default();
-        let half = placed.halves.entry(host).or_default();
+        let half = placed.halves.entry(host.clone()).or_default();
+        let before = half.tally();
         let old = std::mem::replace(&mut half.report, report.clone());
+        let after = half.tally();
+        if before != after {
+            self.hosts.entry(host).or_default().tally.replace(before, after);
+        }
         if let Some(report) = &report {
             placed.vcluster = Some(report.value.vcluster);
             self.nodes_of.entry(report.value.vcluster).or_default().insert(id);

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use uuid::Uuid;
 
-use crate::cluster::{Change, Cluster, Rev};
+use crate::cluster::{Change, Cluster, Half, Rev, Tally};
 use crate::moving::{Haul, haul};
 use crate::place::Policy;
 use crate::plan::{Decision, MAX_WRITES, Pass, Planned, plan, settled_losses};
@@ -491,6 +491,17 @@ impl World {
             let sum: u64 =
                 self.node_plans.iter().filter(|((h, _), _)| h == name).map(|(_, p)| u64::from(p.size.memory_mib)).sum();
             assert_eq!(state.allocated.memory_mib, sum, "allocation of {name}");
+            let halves = state.nodes.iter().filter_map(|id| self.cluster.node(*id)?.halves.get(name));
+            let is = |half: &Half, wanted| half.report.as_ref().is_some_and(|r| r.value.state == wanted);
+            let tally = halves.fold(Tally::default(), |sum, half| {
+                let frozen = half.plan.as_ref().is_some_and(|plan| plan.value.frozen);
+                Tally {
+                    ready: sum.ready + u32::from(is(half, NodeState::Ready)),
+                    warm: sum.warm + u32::from(frozen),
+                    frozen: sum.frozen + u32::from(frozen && is(half, NodeState::Frozen)),
+                }
+            });
+            assert_eq!(state.tally, tally, "what {name} counts");
             let capacity = state.report.as_ref().unwrap().value.capacity;
             assert!(sum <= capacity.memory_mib, "{name} is overfull");
         }

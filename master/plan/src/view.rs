@@ -15,7 +15,7 @@ use docklet_types::view::{HostView, LimitHitView, MoveView, NodeView, PortView, 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::cluster::{Cluster, HostState};
-use crate::{status, warm};
+use crate::status;
 
 /// Why nodes have no place, by node, as the planner last found.
 pub type Waiting = BTreeMap<NodeId, Reason>;
@@ -288,15 +288,6 @@ pub fn host(
     waiting: impl Fn(VclusterId) -> Waiting,
 ) -> Option<HostView> {
     let report = &host.report.as_ref()?.value;
-    let ready = host
-        .nodes
-        .iter()
-        .filter(|id| {
-            let half = cluster.node(**id).and_then(|p| p.halves.get(name));
-            half.and_then(|h| h.report.as_ref()).is_some_and(|r| r.value.state == NodeState::Ready)
-        })
-        .count();
-    let (planned_warm, warm) = warm::on_host(cluster, host);
     let failed = report.checks.iter().any(|c| c.outcome == CheckOutcome::Failed);
     let status = match () {
         () if !host.alive => "unreachable",
@@ -321,9 +312,9 @@ pub fn host(
         storage: report.storage.clone(),
         capacity: report.capacity,
         allocated,
-        nodes: u32::try_from(host.nodes.len().saturating_sub(planned_warm)).unwrap_or(u32::MAX),
-        nodes_ready: u32::try_from(ready).unwrap_or(u32::MAX),
-        nodes_warm: u32::try_from(warm).unwrap_or(u32::MAX),
+        nodes: u32::try_from(host.nodes.len()).unwrap_or(u32::MAX).saturating_sub(host.tally.warm),
+        nodes_ready: host.tally.ready,
+        nodes_warm: host.tally.frozen,
         checks: report.checks.clone(),
         started_at: report.started_at.to_string(),
     })

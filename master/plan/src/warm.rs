@@ -98,14 +98,3 @@ fn is_spoilt(cluster: &Cluster, spec: &VclusterSpec) -> bool {
         failed || placed.plan.as_ref().is_some_and(|(host, _)| cluster.host(host).is_none_or(closed))
     })
 }
-
-/// How many nodes of a host are to be kept warm, and how many of them are up and frozen.
-#[must_use]
-pub fn on_host(cluster: &Cluster, host: &HostState) -> (usize, usize) {
-    let kept = host.nodes.iter().filter_map(|id| cluster.node(*id));
-    let kept = kept.filter(|placed| placed.plan.as_ref().is_some_and(|(_, plan)| plan.value.frozen));
-    kept.fold((0, 0), |(planned, up), placed| {
-        let frozen = placed.report.as_ref().is_some_and(|(_, r)| r.value.state == NodeState::Frozen);
-        (planned + 1, up + usize::from(frozen))
-    })
-}
