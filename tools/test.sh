@@ -119,7 +119,7 @@ told_of() {
   say "== $1 failed:"
   # The runner of end-to-end tests repeats what failed after this line.
   if grep -q '^✖ failing tests:' "$LOGS/$1"; then
-    awk '/^✖ failing tests:/ { told = 1 } /^✔|^▶/ { told = 0 } told' "$LOGS/$1" | head -n 120
+    awk '/^✖ failing tests:/ { told = 1 } /^✔|^▶/ { told = 0 } told && n++ < 120' "$LOGS/$1"
   else
     tail -n 40 "$LOGS/$1"
   fi

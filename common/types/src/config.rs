@@ -445,6 +445,9 @@ fn read_lines(text: &str, values: &mut Values) {
     }
 }
 
+/// What an installation is called that nobody named.
+const DEFAULT_NAME: &str = "docklet";
+
 fn build(v: &mut Values) -> Option<Config> {
     // Each key is read before any is unwrapped, so that one run tells of every error.
     let cluster_name = v.parse("CLUSTER_NAME", |t| t.parse().map_err(|e| format!("{e}")));
@@ -486,6 +489,12 @@ fn build(v: &mut Values) -> Option<Config> {
         let here = portal_url.as_ref().is_none_or(|here| sites.0.iter().any(|site| site.url == *here));
         if sites.0.is_empty() || here { Ok(sites) } else { Err("none of these has the address PORTAL_URL".to_owned()) }
     });
+    // By its name a site knows what is its own: with another's it would end that one's changes and forget its users.
+    let named = cluster_name.as_ref().is_none_or(|name: &ClusterName| name.as_str() != DEFAULT_NAME);
+    if sites.as_ref().is_some_and(|sites: &Sites| !sites.0.is_empty()) && !named {
+        let (key, message) = ("CLUSTER_NAME", "with SITES, each site needs a name of its own".to_owned());
+        v.errors.push(ConfigError { key: key.to_owned(), line: None, message });
+    }
     let database_url = v.parse("DATABASE_URL", |t| match optional(t) {
         Some(t) if !(t.starts_with("postgres://") || t.starts_with("sqlite:")) => {
             Err(format!("{t:?} starts with neither postgres:// nor sqlite:"))
@@ -608,6 +617,15 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
         Config::parse(text, [])
+    }
+
+    #[test]
+    fn sites_have_this_one_among_them_and_a_name_of_its_own() {
+        let sites = "PORTAL_URL=https://a\nSITES=A=https://a,B=https://b\n";
+        assert_eq!(parse(&format!("{sites}CLUSTER_NAME=a\n")).unwrap().sites.0.len(), 2);
+        assert_eq!(parse(sites).unwrap_err()[0].key, "CLUSTER_NAME");
+        let elsewhere = "CLUSTER_NAME=a\nPORTAL_URL=https://c\nSITES=A=https://a,B=https://b\n";
+        assert_eq!(parse(elsewhere).unwrap_err()[0].key, "SITES");
     }
 
     #[test]

@@ -186,9 +186,9 @@ impl Paths {
     pub fn user_data(&self, user: &UserName) -> PathBuf {
         self.global().join("users").join(user.as_str()).join("data")
     }
-    /// Where a host makes it, before it is put in its place. No user's name begins with a dot.
+    /// Where a host makes it, before it is put in its place. No user's name begins with a dot, and no name holds `--`.
     #[must_use]
     pub fn user_draft(&self, user: &UserName, host: &HostName) -> PathBuf {
-        self.global().join("users").join(format!(".new-{host}-{user}"))
+        self.global().join("users").join(format!(".new-{host}--{user}"))
     }
 }

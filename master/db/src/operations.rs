@@ -105,12 +105,9 @@ fn operation(row: &AnyRow) -> Result<Operation, sqlx::Error> {
 }
 
 impl Db {
-    /// Notes the change, and that its owner has something at this site.
-    ///
     /// # Errors
-    /// A statement failed.
+    /// The statement failed.
     pub async fn add_operation(&self, new: &NewOperation<'_>) -> Result<(), DbError> {
-        self.note_presence(new.owner).await?;
         sqlx::query(
             "INSERT INTO operations (id, vcluster_id, owner, name, action, actor, started_at, site, outcome, steps) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', '[]')",

@@ -84,6 +84,25 @@ impl Db {
             .doing(doing)
     }
 
+    /// Forgets everything of this site but the accounts.
+    ///
+    /// # Errors
+    /// A statement failed; nothing has changed.
+    pub async fn forget_site(&self) -> Result<(), DbError> {
+        let doing = "forget the site";
+        let mut tx = self.pool.begin().await.doing(doing)?;
+        for (statement, which) in [
+            ("DELETE FROM operations WHERE site = $1", self.site.to_string()),
+            ("DELETE FROM presences WHERE site = $1", self.site.to_string()),
+            // Names of sites have neither of the letters that mean others here.
+            ("DELETE FROM idempotency_keys WHERE key LIKE $1", format!("{} %", self.site)),
+        ] {
+            sqlx::query(statement).bind(which).execute(&mut *tx).await.doing(doing)?;
+        }
+        tx.commit().await.doing(doing)?;
+        Ok(())
+    }
+
     /// A key of this site's own.
     pub(crate) fn own_key(&self, key: &str) -> String {
         if self.site.is_empty() { key.to_owned() } else { format!("{} {key}", self.site) }

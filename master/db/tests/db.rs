@@ -385,6 +385,7 @@ async fn sites_share_accounts_and_nothing_else(one: Db, two: Db) {
     let there = two.at_site(&"there".parse().unwrap()).await.unwrap();
     assert_eq!(here.sites().await.unwrap(), ["here", "there"]);
     there.add_operation(&operation(2)).await.unwrap();
+    there.note_presence(&ada.name).await.unwrap();
     // Again, as after a restart: nothing changes hands.
     let here = here.at_site(&"here".parse().unwrap()).await.unwrap();
     let ids = |operations: Vec<Operation>| operations.iter().map(|o| o.id.to_string()).collect::<Vec<_>>();
@@ -403,4 +404,12 @@ async fn sites_share_accounts_and_nothing_else(one: Db, two: Db) {
     here.note_presence(&ada.name).await.unwrap();
     assert_eq!(there.leave_site(ada.id).await.unwrap(), ["here"]);
     assert!(here.leave_site(ada.id).await.unwrap().is_empty());
+    here.note_presence(&ada.name).await.unwrap();
+    there.note_presence(&ada.name).await.unwrap();
+    here.forget_site().await.unwrap();
+    assert!(here.recent_operations(None, 9).await.unwrap().is_empty());
+    assert_eq!(here.claim_idempotent(ada.id, "key", "print").await.unwrap(), Claim::Fresh);
+    assert_eq!(there.recent_operations(None, 9).await.unwrap().len(), 1);
+    assert_eq!(there.claim_idempotent(ada.id, "key", "print").await.unwrap(), Claim::Busy);
+    assert_eq!(here.leave_site(ada.id).await.unwrap(), ["there"]);
 }

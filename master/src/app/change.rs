@@ -99,9 +99,6 @@ impl Vclusters {
     ) -> Result<VclusterView, ChangeError> {
         let (mut present, first) = self.decide(owner, name, action).await?;
         let id = present.spec.id;
-        if first.as_ref().is_some_and(|next| begins(&present.spec, next)) {
-            self.may_begin(actor).await.map_err(ChangeError::Db)?.map_err(ChangeError::UnderMaintenance)?;
-        }
         let mut next = Some(first);
         for _ in 0..TRIES {
             let decided = match next.take() {
@@ -111,6 +108,9 @@ impl Vclusters {
             let Some(mut spec) = decided else {
                 return self.by_id(id).ok_or(ChangeError::NotFound);
             };
+            if begins(&present.spec, &spec) {
+                self.may_begin(actor).await.map_err(ChangeError::Db)?.map_err(ChangeError::UnderMaintenance)?;
+            }
             spec.generation += 1;
             spec.changed_at = Micros::now();
             spec.operation = OperationId::from_uuid(Uuid::now_v7());

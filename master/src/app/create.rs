@@ -198,6 +198,8 @@ impl Vclusters {
         let mut usage = self.view.read(|cluster| cluster.usage(owner).map(|u| (*u.value, u.revision)));
         let mut noted = false;
         let mut cold = false;
+        // Before the account is read: another site that removes it looks here afterwards.
+        self.db.note_presence(owner).await.map_err(CreateError::Db)?;
         for _ in 0..TRIES {
             // After the guard was read: whoever disables or removes the account writes the guard last.
             let user = self.owner(owner).await?;

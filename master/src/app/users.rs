@@ -305,7 +305,8 @@ impl Users {
         let data = self.paths.user_data(&user.name);
         let Some(home) = data.parent().map(PathBuf::from) else { return Ok(()) };
         // No user's name begins with a dot.
-        let aside = home.with_file_name(format!(".removed-{}-{}", user.name, user.id));
+        // The account may stay, for other sites, and come back here.
+        let aside = home.with_file_name(format!(".removed-{}-{}-{}", user.name, user.id, Micros::now().0));
         let (from, to) = (home.clone(), aside.clone());
         match self.share.run(move || std::fs::rename(from, to)).await.map_err(UserError::Hangs)? {
             Ok(()) => {

@@ -91,6 +91,7 @@ impl WarmNodes {
     pub async fn keep(&self, owner: &UserName) -> Result<(), WarmError> {
         let vclusters = &self.vclusters;
         let image = vclusters.images.find(vclusters.settings.default_image.clone()).await.map_err(WarmError::Image)?;
+        vclusters.db.note_presence(owner).await.map_err(WarmError::Db)?;
         for _ in 0..TRIES {
             let usage = vclusters.view.read(|cluster| cluster.usage(owner).map(|u| (*u.value, u.revision)));
             // After the guard was read, as for every vcluster.
@@ -110,7 +111,6 @@ impl WarmNodes {
                 }
                 None => self.creation(&self.spec(&user, &image, nodes, now, until)?, usage),
             };
-            vclusters.db.note_presence(owner).await.map_err(WarmError::Db)?;
             let outcome = vclusters.store.txn(txn.map_err(WarmError::Store)?).await.map_err(WarmError::Store)?;
             if let Outcome::Committed { revision } = outcome {
                 vclusters.view.reached(revision).await;

@@ -43,9 +43,14 @@ enum InitError {
     #[error("it runs (process {0}); stop it first: docklet-master stop")]
     Running(i32),
     #[error(
-        "there is already a system in {0}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history"
+        "there is already a system in {0}; `docklet-master start` starts it. `init --force` throws away its accounts, sessions and history, but for accounts that other sites use"
     )]
     Exists(String),
+    #[error(
+        "the database of DATABASE_URL has accounts and does not say of which site. They may be another site's that runs: start a \
+         master of this version there first. Where nothing uses them any more, give this site an empty database"
+    )]
+    Whose,
     #[error("other masters of it run: {}. Stop them first (docklet-master stop, there)", .0.iter().map(HostName::as_str).collect::<Vec<_>>().join(", "))]
     OtherMasters(Vec<HostName>),
     #[error(
@@ -126,6 +131,18 @@ async fn is_there(db: &Db, config: &Config) -> Result<bool, DbError> {
     Ok(ours && !db.users().await?.is_empty())
 }
 
+/// A database that others may share and that no master of this version has used yet: nobody can tell whose accounts it has.
+async fn refuse_unknown(config: &Config, paths: &Paths) -> Result<(), InitError> {
+    if config.sites.0.is_empty() {
+        return Ok(());
+    }
+    let db = open_database(config, paths).await.map_err(InitError::Run)?;
+    let unknown = async { Ok(db.sites().await?.is_empty() && !db.users().await?.is_empty()) };
+    let unknown = unknown.await.map_err(InitError::Accounts);
+    db.close().await;
+    if unknown? { Err(InitError::Whose) } else { Ok(()) }
+}
+
 async fn refuse_existing(config: &Config, paths: &Paths) -> Result<(), InitError> {
     if exists(config, paths).await? { Err(InitError::Exists(place(config, paths))) } else { Ok(()) }
 }
@@ -140,6 +157,7 @@ fn place(config: &Config, paths: &Paths) -> String {
 
 async fn set_up(config: &Config, paths: &Paths) -> Result<bool, InitError> {
     // Everything that can stand in the way is looked at before anything is changed.
+    refuse_unknown(config, paths).await?;
     let there = exists(config, paths).await?;
     let networks = docklet_daemon::networks::connected().map_err(InitError::Networks)?;
     if let Some(message) = overlap(&networks, config.cluster_net) {
@@ -204,7 +222,7 @@ async fn forget_leftovers(store: &dyn Store, keys: &Keys) -> Result<(), InitErro
         .filter(|entry| {
             matches!(
                 keys.read(&entry.key),
-                Some(Key::Name(..) | Key::Usage(_) | Key::Network(_) | Key::VclusterAlloc(_))
+                Some(Key::Name(..) | Key::Usage(_) | Key::Network(_) | Key::VclusterAlloc(_) | Key::Maintenance)
             )
         })
         .map(|entry| entry.key.as_str())
@@ -241,9 +259,9 @@ async fn forget_accounts(config: &Config, paths: &Paths) -> Result<(), InitError
     let db = open_database(config, paths).await.map_err(InitError::Run)?;
     let db = db.at_site(&config.cluster_name).await.map_err(InitError::Accounts)?;
     let shared = db.sites().await.map_err(InitError::Accounts)?.len() > 1;
+    db.forget_site().await.map_err(InitError::Accounts)?;
     for user in db.users().await.map_err(InitError::Accounts)? {
         set_data_aside(paths, &user.name, &user.id.to_string())?;
-        db.leave_site(user.id).await.map_err(InitError::Accounts)?;
         if !shared {
             db.remove_user(user.id, &user.name).await.map_err(InitError::Accounts)?;
         }
@@ -256,7 +274,7 @@ async fn forget_accounts(config: &Config, paths: &Paths) -> Result<(), InitError
 fn set_data_aside(paths: &Paths, name: &UserName, id: &str) -> Result<(), InitError> {
     let data = paths.user_data(name);
     let Some(home) = data.parent() else { return Ok(()) };
-    match std::fs::rename(home, home.with_file_name(format!(".removed-{name}-{id}"))) {
+    match std::fs::rename(home, home.with_file_name(format!(".removed-{name}-{id}-{}", Micros::now().0))) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(InitError::Write { path: home.to_owned(), source: e }),
         _ => Ok(()),
     }
@@ -279,10 +297,10 @@ fn generate() -> Result<String, InitError> {
 /// is there, so that an account without a known password cannot be.
 async fn make_root(config: &Config, paths: &Paths) -> Result<bool, InitError> {
     let db = open_database(config, paths).await.map_err(InitError::Run)?;
-    let shared = async { Ok(!db.sites().await?.is_empty() && !db.users().await?.is_empty()) };
-    let shared = shared.await.map_err(InitError::Accounts);
+    let there = async { Ok(!db.at_site(&config.cluster_name).await?.users().await?.is_empty()) };
+    let there = there.await.map_err(InitError::Accounts);
     db.close().await;
-    if shared? {
+    if there? {
         return Ok(false);
     }
     let text = generate()?;

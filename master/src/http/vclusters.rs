@@ -45,7 +45,7 @@ pub async fn list(
         (status = 403, description = "`over_quota`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`name_taken`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid` or `unknown_image`, with the field", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json")))]
+        (status = 503, description = "`unavailable` or `maintenance`", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
     request: HttpRequest,
     actor: Actor,

@@ -56,6 +56,7 @@ pub(super) struct Loop {
     pub looking: bool,
     pub look_again: bool,
     pub checking: bool,
+    pub looking_at_limits: bool,
     pub checks: Vec<Check>,
     pub capacity: Option<Capacity>,
     pub address: Option<Ipv4Addr>,
@@ -125,6 +126,7 @@ impl Loop {
             looking: false,
             look_again: false,
             checking: false,
+            looking_at_limits: false,
             checks: Vec::new(),
             capacity: None,
             address: None,
@@ -216,7 +218,7 @@ impl Loop {
             Event::Checked(checks, capacity) => self.checked(checks, capacity),
             Event::Watched(checks) => self.watched(checks),
             Event::LimitsDue => self.look_at_limits(),
-            Event::LimitsHit(hits) => self.limits_hit(hits),
+            Event::LimitsHit(inits, hits) => self.limits_hit(&inits, &hits),
             Event::Saved(version) => {
                 self.ledger_saving = false;
                 self.ledger_saved.send_replace(version);

@@ -104,7 +104,8 @@ enum Event {
     Watched(Vec<Check>),
     /// It is time to see what limits nodes ran into.
     LimitsDue,
-    LimitsHit(BTreeMap<NodeId, Hits>),
+    /// Of these inits.
+    LimitsHit(Vec<(NodeId, i32)>, BTreeMap<NodeId, Hits>),
     Saved(u64),
     /// Of what goes without a plan; whether nothing of it is left.
     NodeCleared(NodeId, bool),

@@ -131,16 +131,26 @@ impl Loop {
     }
 
     pub(super) fn look_at_limits(&mut self) {
-        let running = |(id, node): (&NodeId, &Node)| node.observed.init_pid.map(|_| *id);
-        let (context, nodes) = (self.context.clone(), self.nodes.iter().filter_map(running).collect());
-        self.tasks.spawn(async move { context.tell(Event::LimitsHit(context.host.limits_hit(nodes).await)) });
+        // One look after the other: what is looked through is made by those who are root in nodes.
+        if std::mem::replace(&mut self.looking_at_limits, true) {
+            return;
+        }
+        let running = self.nodes.iter().filter(|(_, node)| node.task.is_none());
+        let inits: Vec<_> = running.filter_map(|(id, node)| Some((*id, node.observed.init_pid?))).collect();
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            let hits = context.host.limits_hit(inits.iter().map(|(id, _)| *id).collect()).await;
+            context.tell(Event::LimitsHit(inits, hits));
+        });
     }
 
-    pub(super) fn limits_hit(&mut self, hits: BTreeMap<NodeId, Hits>) {
+    pub(super) fn limits_hit(&mut self, inits: &[(NodeId, i32)], hits: &BTreeMap<NodeId, Hits>) {
+        self.looking_at_limits = false;
         let now = Micros::now();
-        for (id, hits) in hits {
-            let Some(node) = self.nodes.get_mut(&id).filter(|n| n.observed.init_pid.is_some()) else { continue };
-            let told = limits::told(&node.limits_hit, hits, now);
+        for (id, pid) in inits {
+            let still = |node: &&mut Node| node.task.is_none() && node.observed.init_pid == Some(*pid);
+            let (Some(node), Some(hits)) = (self.nodes.get_mut(id).filter(still), hits.get(id)) else { continue };
+            let told = limits::told(&node.limits_hit, *hits, now);
             if told == node.limits_hit {
                 continue;
             }
@@ -149,7 +159,7 @@ impl Loop {
                 tracing::info!(node = %id, name, limit = ?hit.limit, times = hit.times, "a node ran into a limit");
             }
             node.limits_hit = told;
-            self.dirty_nodes.insert(id);
+            self.dirty_nodes.insert(*id);
         }
     }
 

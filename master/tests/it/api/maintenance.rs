@@ -1,4 +1,4 @@
-//! Maintenance: who may begin what, what everybody reads, and that it holds on every master.
+//! Maintenance: who may begin what, and what everybody reads. The portal's form is tested with the portal.
 
 use docklet_types::view::{MaintenanceView, VclusterView};
 use reqwest::Method;
@@ -89,7 +89,7 @@ async fn it_is_said_anew_and_wrong_words_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_page_says_so_and_the_form_keeps_what_was_typed() {
+async fn even_the_page_for_signing_in_says_so() {
     let site = site().await;
     let root = site.sign_in("root").await;
     begin(&root, json!({"message": "<b>Back</b> soon."})).await;

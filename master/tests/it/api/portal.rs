@@ -376,3 +376,31 @@ async fn assets_are_kept_and_nothing_else_is_served() {
         assert_eq!(browser.get(path).await.status, 404, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_is_begun_and_ended_by_form_and_by_administrators_alone() {
+    let site = site().await;
+    let mut ada = Browser::signed_in(&site, "ada").await;
+    page(&ada.post("/maintenance", &[("message", "mine")]).await, 403);
+    page(&ada.post("/maintenance/end", &[]).await, 403);
+    let mut root = Browser::signed_in(&site, "root").await;
+    // What is wrong stands beside it, and what was typed stays.
+    for minutes in ["0", "soon", "99999999999"] {
+        let refused = root.post("/maintenance", &[("message", "A new <switch>."), ("minutes", minutes)]).await;
+        let text = page(&refused, 422);
+        assert!(text.contains("minutes-error") && text.contains("value=\"A new &#60;switch&#62;.\""), "{text}");
+    }
+    assert!(!page(&ada.get("/").await, 200).contains("Under maintenance."));
+    let begun = root.post("/maintenance", &[("message", "A new <switch>."), ("minutes", "90")]).await;
+    assert_eq!((begun.status.as_u16(), begun.header("location")), (303, "/hosts"));
+    assert!(page(&root.get("/hosts").await, 200).contains("End maintenance"));
+    let seen = ada.get("/").await;
+    assert!(page(&seen, 200).contains("A new &#60;switch&#62;. What runs goes on"), "{}", seen.text);
+    // The form of a new cluster keeps what was typed, too.
+    let refused = ada.post("/vclusters", &[("name", "mine"), ("nodes", "1")]).await;
+    let text = page(&refused, 422);
+    assert!(text.contains("under maintenance") && text.contains("value=\"mine\""), "{text}");
+    assert_eq!(root.post("/maintenance/end", &[]).await.status, 303);
+    assert!(!page(&ada.get("/").await, 200).contains("Under maintenance."));
+    assert_eq!(ada.post("/vclusters", &[("name", "mine"), ("nodes", "1")]).await.status, 303);
+}

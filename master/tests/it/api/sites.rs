@@ -72,6 +72,14 @@ async fn an_account_goes_from_every_site_before_it_is_gone() {
 
     let problem = root.delete("/api/v1/users/ada").await.problem(409, "wrong_state");
     assert!(problem.detail.contains("there"), "{}", problem.detail);
+    // Enabled again, used again, removed again: what was set aside before is not in the way.
+    let users = here.dir.path().join("global/users/ada/data");
+    for _ in 0..2 {
+        std::fs::create_dir_all(&users).unwrap();
+        std::fs::write(users.join("file"), "").unwrap();
+        root.delete("/api/v1/users/ada").await.problem(409, "wrong_state");
+        assert!(!users.exists());
+    }
     // Disabled everywhere, and nothing is lost where it still has something.
     eventually("the session has ended", || async { ada_there.get("/api/v1/me").await.status == 401 }).await;
     root_there.delete("/api/v1/users/ada").await.problem(409, "wrong_state");

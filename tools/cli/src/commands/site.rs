@@ -1,5 +1,6 @@
 //! Sites that share the accounts.
 
+use docklet_client::Client;
 use docklet_types::view::SiteView;
 
 use crate::args::SiteCommand;
@@ -44,13 +45,14 @@ async fn choose(cx: &Context, sites: &[SiteView], name: &str) -> Result<()> {
         )
     };
     sessions.use_site(&chosen.url).map_err(unwritten)?;
-    let mut signed_in = sessions.get(&chosen.url).ok().flatten().is_some();
-    // The same account: the session is good there, too.
-    if !signed_in && let Ok(Some(session)) = sessions.get(cx.url()) {
-        let there = docklet_client::Client::new(&chosen.url)?.with_token(&session.token)?;
+    // The one from there may have ended; the same account's from here is good there, too.
+    let mut signed_in = false;
+    for session in [sessions.get(&chosen.url), sessions.get(cx.url())].into_iter().flatten().flatten() {
+        let there = Client::new(&chosen.url)?.with_token(&session.token)?;
         if there.me().await.is_ok() {
             sessions.put(&chosen.url, session).map_err(unwritten)?;
             signed_in = true;
+            break;
         }
     }
     show(cx.global.output, chosen, || format!("{} at {} is used from now on\n", chosen.name, chosen.url));

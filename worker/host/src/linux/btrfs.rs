@@ -1,5 +1,6 @@
 //! The few btrfs ioctls that the pool needs (linux/btrfs.h).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -214,14 +215,18 @@ pub fn counts_by_writer(root: &File) -> io::Result<bool> {
     Ok(mode.is_ok_and(|mode| mode.trim() == "squota"))
 }
 
-/// Whether a group holds all that it may, but for less than what the smallest file takes with its entries.
-pub fn is_full(root: &File, group: u64) -> io::Result<bool> {
-    let directory = groups(root)?.join(format!("{}_{}", group >> 48, group & ((1 << 48) - 1)));
-    let number = |file: &str| -> io::Result<u64> {
-        std::fs::read_to_string(directory.join(file))?.trim().parse().map_err(io::Error::other)
+/// The groups that hold all that they may, but for less than what the smallest file takes with its entries.
+pub fn full_groups(root: &File) -> io::Result<HashSet<u64>> {
+    let number = |file: PathBuf| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let full = |entry: std::fs::DirEntry| {
+        // `<level>_<id>`; the level is the topmost bits of the whole.
+        let (level, id) =
+            entry.file_name().to_str()?.split_once('_').map(|(l, i)| (l.parse::<u64>(), i.parse::<u64>()))?;
+        let most = number(entry.path().join("max_referenced")).filter(|most| *most > 0)?;
+        let held = number(entry.path().join("referenced"))?;
+        (held.saturating_add(FULL_WITHIN) > most).then_some((level.ok()? << 48) | id.ok()?)
     };
-    let most = number("max_referenced")?;
-    Ok(most > 0 && number("referenced")?.saturating_add(FULL_WITHIN) > most)
+    Ok(std::fs::read_dir(groups(root)?)?.flatten().filter_map(full).collect())
 }
 
 /// The group above that of a subvolume.

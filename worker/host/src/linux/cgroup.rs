@@ -336,25 +336,36 @@ pub fn limit(container: &str, size: &Size) -> io::Result<()> {
 /// A node that had less memory left than this, in bytes, had none.
 const FULL_WITHIN: u64 = 8 << 20;
 
-/// How often the container ran into its limits; not its disk's.
-pub fn hits(container: &str) -> Hits {
-    static ROOTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    let payload = |root: &PathBuf| {
-        let plain = root.join(format!("lxc.payload.{container}"));
-        plain.exists().then_some(plain)
-    };
-    let mut hits = Hits::default();
-    for directory in ROOTS.get_or_init(hierarchies).iter().filter_map(payload) {
-        if directory.join("memory.events").exists() {
-            hits.memory = number_in(&directory.join("memory.events"), "oom_kill");
-        } else if directory.join("memory.oom_control").exists() {
-            hits.memory = ended_for_memory(&directory);
-        }
-        if directory.join("pids.max").exists() {
-            hits.processes = refused_forks(&directory);
-        }
+/// Where the machine counts what containers run into.
+struct Counters {
+    memory: PathBuf,
+    processes: PathBuf,
+}
+
+impl Counters {
+    /// Found by one container; nothing where it is gone.
+    fn find(container: &str) -> Option<Self> {
+        let with = |file: &str| {
+            let has = |root: &PathBuf| root.join(format!("lxc.payload.{container}")).join(file).exists();
+            hierarchies().into_iter().find(has)
+        };
+        let memory = with("memory.events").or_else(|| with("memory.oom_control"))?;
+        Some(Self { memory, processes: with("pids.max")? })
     }
-    hits
+}
+
+/// How often the container ran into its limits; not its disk's. Asked of all nodes at once: it looks in two places.
+pub fn hits(container: &str) -> Hits {
+    static COUNTERS: OnceLock<Counters> = OnceLock::new();
+    let known = COUNTERS.get().or_else(|| Counters::find(container).map(|found| COUNTERS.get_or_init(|| found)));
+    let Some(counters) = known else { return Hits::default() };
+    let name = format!("lxc.payload.{container}");
+    let (memory, processes) = (counters.memory.join(&name), counters.processes.join(&name));
+    let ended = match features().version {
+        Version::V1 => ended_for_memory(&memory),
+        Version::V2 => number_in(&memory.join("memory.events"), "oom_kill"),
+    };
+    Hits { memory: ended, processes: refused_forks(&processes), disk_full: false }
 }
 
 /// Version 1 counts where the process was that was ended, which a service's own group may be. Only where there was no room
@@ -365,7 +376,7 @@ fn ended_for_memory(directory: &Path) -> u64 {
     if peak < number(&directory.join("memory.limit_in_bytes")) {
         return counted(directory);
     }
-    all_below(directory).map(|d| counted(&d)).sum()
+    all_below(directory).iter().map(|d| counted(d)).sum()
 }
 
 /// A kernel counts them at the group that is limited or at that of the process that asked. Only where there are many are
@@ -373,16 +384,22 @@ fn ended_for_memory(directory: &Path) -> u64 {
 fn refused_forks(directory: &Path) -> u64 {
     let counted = |directory: &Path| number_in(&directory.join("pids.events"), "max");
     let many = number(&directory.join("pids.current")) > number(&directory.join("pids.max")) / 2;
-    if many { all_below(directory).map(|d| counted(&d)).max().unwrap_or(0) } else { counted(directory) }
+    if many { all_below(directory).iter().map(|d| counted(d)).max().unwrap_or(0) } else { counted(directory) }
 }
 
-fn all_below(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    let mut open = vec![directory.to_path_buf()];
-    std::iter::from_fn(move || {
-        let next = open.pop()?;
-        open.extend(children(&next));
-        Some(next)
-    })
+/// The group and those below it, as far as they are looked at: whoever is root in a node makes as many as they like.
+fn all_below(directory: &Path) -> Vec<PathBuf> {
+    const MOST: usize = 256;
+    let mut found = vec![directory.to_path_buf()];
+    let mut next = 0;
+    while next < found.len() && found.len() < MOST {
+        let entries = fs::read_dir(&found[next]).into_iter().flatten().flatten();
+        let groups = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let room = MOST - found.len();
+        found.extend(groups.map(|e| e.path()).take(room));
+        next += 1;
+    }
+    found
 }
 
 fn number(file: &Path) -> u64 {

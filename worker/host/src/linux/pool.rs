@@ -6,6 +6,7 @@ use docklet_types::paths::Paths;
 use nix::mount::{MsFlags, mount};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -191,17 +192,17 @@ impl Pool {
         Ok(path)
     }
 
-    /// Whether the node has written all that it may. What cannot be told is not.
-    pub fn is_disk_full(&self, id: NodeId) -> bool {
+    /// The accounting groups that hold all that they may; what cannot be told is none.
+    pub fn full_groups(&self) -> HashSet<u64> {
+        let look = || btrfs::full_groups(&File::open(self.paths.pool())?);
+        if self.has_limits() { look().unwrap_or_default() } else { HashSet::new() }
+    }
+
+    /// Whether the node's disk is counted in one of these groups.
+    pub fn is_in(&self, id: NodeId, groups: &HashSet<u64>) -> bool {
         let path = self.paths.node_disk(id);
-        let look = || -> io::Result<bool> {
-            let group = match Groups::of_disk(&path).above {
-                Some(above) => above,
-                None => btrfs::subvolume_id(&File::open(&path)?)?,
-            };
-            btrfs::is_full(&File::open(self.paths.pool())?, group)
-        };
-        self.has_limits() && look().unwrap_or(false)
+        let own = || File::open(&path).and_then(|open| btrfs::subvolume_id(&open)).ok();
+        Groups::of_disk(&path).above.or_else(own).is_some_and(|group| groups.contains(&group))
     }
 
     /// Removes the node's directory. Already gone is success.

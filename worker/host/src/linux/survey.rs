@@ -245,9 +245,10 @@ impl Machine for LinuxHost {
 
     async fn limits_hit(&self, nodes: Vec<NodeId>) -> BTreeMap<NodeId, Hits> {
         self.blocking(move |inner| {
+            let full = inner.pool.full_groups();
             let look = |id| {
                 let counted = cgroup::hits(&kernel_names::container(id));
-                (id, Hits { disk_full: inner.pool.is_disk_full(id), ..counted })
+                (id, Hits { disk_full: !full.is_empty() && inner.pool.is_in(id, &full), ..counted })
             };
             nodes.into_iter().map(look).collect()
         })

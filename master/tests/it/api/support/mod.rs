@@ -129,6 +129,7 @@ pub async fn site_over(dir: TempDir, db: Db, extra: &str) -> Site {
     let store = MemoryStore::new();
     let access = Arc::new(FakeAccess::default());
     let (master, config) = master(dir.path(), extra, db.clone(), Arc::new(store.clone()), access.clone()).await;
+    let db = db.at_site(&config.cluster_name).await.unwrap();
     let keys = Keys::new(&config.cluster_name);
     let host = FakeHost::start(Arc::new(store.clone()), keys.clone(), "h1").await;
     // reqwest speaks TLS where another crate of the workspace asks it to, and then wants to be told with what.
