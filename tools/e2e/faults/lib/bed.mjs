@@ -47,11 +47,15 @@ export async function up({ count = 3, settings = [], glusterfs = false } = {}) {
   relay = spawn('nsenter', ['--net=/run/netns/testbed-master', process.execPath, RELAY, SOCKET, MASTER, String(PORT)],
     { stdio: ['pipe', 'pipe', 'inherit'] });
   await once(relay.stdout, 'data');
+  await signIn();
+  await hostsAre('ready');
+}
+
+export async function signIn() {
   const password = (await readFile(`${PREFIX}/master/local/generated_password.txt`, 'utf8')).trim();
   const session = await ask('POST', '/sessions', { username: 'root', password });
   if (session.status !== 201) throw new Error(`sign-in: ${JSON.stringify(session)}`);
   token = session.body.token;
-  await hostsAre('ready');
 }
 
 export async function down() {

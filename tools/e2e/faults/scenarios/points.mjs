@@ -1,9 +1,11 @@
 // Each program ends at each step that changes something, once before and once after it: DOCKLET_FAIL_AT, see
 // common/daemon/src/fail.rs. Started again, it goes on from there.
 
-import { command, eventually } from '../../lib/site.mjs';
+import assert from 'node:assert/strict';
+
+import { command, eventually, must } from '../../lib/site.mjs';
 import { checks } from '../lib/checks.mjs';
-import { get, hosts, kill, pidOf, PREFIX, start } from '../lib/bed.mjs';
+import { ask, get, hosts, kill, pidOf, PREFIX, signIn, start } from '../lib/bed.mjs';
 
 const moments = (steps) => steps.flatMap((step) => [`${step}-before`, `${step}-after`]);
 const WORKER = moments(['image', 'disk', 'network', 'boot', 'ready', 'stop', 'remove', 'vcluster', 'vcluster-removal', 'begin-move', 'end-move', 'report', 'ledger']);
@@ -46,4 +48,40 @@ async function everyPoint(site) {
   return `${WORKER.length + MASTER.length} points`;
 }
 
-export const scenarios = [{ name: 'points', title: 'each program ends before and after each step', moves: true, run: everyPoint }];
+// Nodes that are booted before they are asked for, on a host of its own: small enough for a minute to be over soon.
+const AHEAD = ['PREBOOT_NODES=2', 'PREBOOT_MINUTES=1', 'DEFAULT_IMAGE=small', 'NODE_CPU=0.1', 'NODE_MEMORY_MIB=96', 'NODE_DISK_MIB=64'];
+
+async function whereNodesStandStill() {
+  const warm = async (count) => (await get('/hosts/h1')).nodes_warm === count;
+  const warmed = () => eventually('two nodes are kept warm', () => warm(2), 90_000);
+  const endsDuring = async (point, act) => {
+    await kill('h1');
+    await must('docklet-testbed', ['--prefix', PREFIX, 'start', 'h1'], { env: { DOCKLET_FAIL_AT: point } });
+    const pid = await pidOf('h1');
+    await act();
+    await eventually(`h1 ends at ${point}`, () => !lives(pid), 60_000);
+    await start('h1');
+  };
+  const made = [];
+  for (const moment of ['before', 'after']) {
+    await warmed();
+    const name = `ahead-${moment}`;
+    await endsDuring(`thaw-${moment}`, async () => {
+      const answer = await ask('POST', '/vclusters', { name, nodes: 2 });
+      assert.equal(answer.status, 202, JSON.stringify(answer.body));
+    });
+    made.push(name);
+    await eventually(`${name} runs`, async () => (await get(`/vclusters/${name}`)).status === 'running', 90_000);
+    // Whoever signs in has the next ones made ready.
+    await endsDuring(`freeze-${moment}`, () => signIn());
+  }
+  await warmed();
+  for (const name of made) assert.equal((await ask('DELETE', `/vclusters/${name}`)).status, 202);
+  await eventually('what nobody asked for is gone', () => warm(0), 150_000);
+  return '4 points';
+}
+
+export const scenarios = [
+  { name: 'points', title: 'each program ends before and after each step', moves: true, run: everyPoint },
+  { name: 'points-ahead', title: 'the worker ends where nodes are frozen and thawed', quiet: true, bed: { count: 1, settings: AHEAD }, run: whereNodesStandStill },
+];
