@@ -141,6 +141,14 @@ pub fn ago(rfc3339: &str, now: impl Borrow<Micros>) -> Html {
 /// `12 s ago`, `3 min ago`; the future reads `in 3 min`.
 fn relative(seconds: i64) -> String {
     let n = seconds.unsigned_abs();
+    // What is two hours away is so a minute later, too: the future is rounded, the past is full.
+    let n = match n {
+        _ if seconds >= 0 => n,
+        0..=59 => n,
+        60..=3599 => n + 30,
+        3600..=86_399 => n + 1800,
+        _ => n + 43_200,
+    };
     let (count, unit) = match n {
         0..=4 => return "just now".to_owned(),
         5..=59 => (n, "s"),
@@ -190,7 +198,8 @@ pub fn bytes(bytes: impl Borrow<u64>) -> String {
 /// A number of CPUs: `0.5`, `12`.
 #[must_use]
 pub fn cpus(cpus: impl Borrow<f64>) -> String {
-    let cpus = cpus.borrow();
+    // The sum of nothing is -0 in floating point.
+    let cpus = cpus.borrow() + 0.0;
     // Three places is the resolution; trailing zeros say nothing.
     let text = format!("{cpus:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -269,4 +278,31 @@ pub fn meter(label: &str, used: f64, whole: f64, text: &str) -> Html {
     Html(format!(
         r#"<div class="meter meter-{class}"><div class="meter-text"><span>{label}</span><span class="num">{text}</span></div><div class="meter-track" role="meter" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0}" aria-valuetext="{text}"><div class="meter-fill" style="width:{percent:.1}%"></div></div></div>"#
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_in_words() {
+        for (seconds, text) in [
+            (3, "just now"),
+            (59, "59 s ago"),
+            (7199, "1 h ago"),
+            (-7190, "in 2 h"),
+            (-5400 + 10, "in 1 h"),
+            (-3590, "in 1 h"),
+            (-90, "in 2 min"),
+            (-172_000, "in 2 days"),
+        ] {
+            assert_eq!(relative(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_negative_number_of_cpus() {
+        assert_eq!(cpus(-0.0), "0");
+        assert_eq!(cpus(0.5), "0.5");
+    }
 }

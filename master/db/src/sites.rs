@@ -13,7 +13,7 @@ impl Db {
     /// # Errors
     /// A statement failed.
     pub async fn at_site(&self, site: &ClusterName) -> Result<Self, DbError> {
-        let doing = "take this site down";
+        let doing = "enter this site";
         let here = Self { site: site.as_str().into(), ..self.clone() };
         let mut tx = here.pool.begin().await.doing(doing)?;
         sqlx::query("INSERT INTO sites (name) VALUES ($1) ON CONFLICT (name) DO NOTHING")

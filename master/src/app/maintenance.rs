@@ -130,6 +130,8 @@ fn parsed(asked: &BeginMaintenance, now: Micros) -> Result<(String, Option<Micro
         None => None,
         Some(text) => {
             let at = text.parse::<Micros>().map_err(|e| FieldError::new("until", e))?;
+            // In whole seconds: it is a guess, and people read it.
+            let at = Micros(at.0 - at.0.rem_euclid(1_000_000));
             if at <= now {
                 return Err(FieldError::new("until", "until is a time to come"));
             }

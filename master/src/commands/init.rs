@@ -109,7 +109,7 @@ pub(super) fn init(program: &Program, loaded: &Loaded, paths: &Paths, force: boo
     Ok(if made {
         format!("{started}\nSign in as {ROOT}; the password is in {}", paths.generated_password().display())
     } else {
-        format!("{started}\nSign in with an account of the sites that share the database")
+        format!("{started}\nThe accounts of the database are there already; sign in with one of them")
     })
 }
 

@@ -4,7 +4,8 @@ const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 
 /** The same words as the server's `html::ago`. */
 export function relative(seconds) {
-  const n = Math.abs(Math.trunc(seconds));
+  let n = Math.abs(Math.trunc(seconds));
+  if (seconds < 0 && n >= 60) n += n < 3600 ? 30 : n < 86400 ? 1800 : 43200;
   if (n < 5) return "just now";
   const [count, unit] = n < 60 ? [n, "s"]
     : n < 3600 ? [Math.trunc(n / 60), "min"]
